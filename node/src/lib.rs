@@ -1,0 +1,18 @@
+//! ReelKV: a horizontally sharded key-value store whose shards are replicated by Raft.
+//!
+//! `node/docs/architecture.md` walks through the life of a write and of a read. Each module
+//! below uses only those listed after it (limits, clock, disk and health are open to all):
+//! cli, server, rpc → placement → replica → raft → {wal, storage} → shard.
+
+pub mod cli;
+pub mod clock;
+pub mod disk;
+pub mod health;
+pub mod limits;
+pub mod placement;
+pub mod raft;
+pub mod replica;
+pub mod rpc;
+pub mod shard;
+pub mod storage;
+pub mod wal;

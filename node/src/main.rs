@@ -1,0 +1,3 @@
+//! The `reelkv` binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! tonic services, the gRPC transport between nodes, and the HTTP page; thin adapters.
+
+pub mod handler;
