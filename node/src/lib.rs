@@ -7,12 +7,14 @@
 pub mod cli;
 pub mod clock;
 pub mod disk;
+pub mod error;
 pub mod health;
 pub mod limits;
 pub mod placement;
 pub mod raft;
 pub mod replica;
 pub mod rpc;
+pub mod server;
 pub mod shard;
 pub mod storage;
 pub mod wal;

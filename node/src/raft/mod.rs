@@ -1,3 +1,32 @@
 //! openraft's traits on top of WAL and storage, and the seam to other nodes.
+//!
+//! The only place that implements openraft's traits. Why its defaults are not ours is said in
+//! [`config`]; what openraft asks of a log is kept by `wal` and only translated in [`LogStore`].
+//!
+//! - [`TypeConfig`] fixes openraft's types: our replica ids are its node ids, a term has one
+//!   leader, its timers and randomness are tokio's and the clock door's.
+//! - [`LogStore`] is one replica's part of the node's WAL.
+//! - [`ReplicaStore`] is what a replica has applied: control state and tree.
+//! - [`StateMachine`] feeds committed entries to it.
+//! - [`Network`] speaks to the other replicas over a [`transport::Transport`].
 
+mod codec;
+mod config;
+mod log_store;
+mod mark;
+mod network;
+mod replica_store;
+mod state_machine;
 pub mod transport;
+mod types;
+mod views;
+
+pub use codec::{decode_membership, encode_membership, entry_from_wire, entry_to_wire};
+pub use config::{RaftTimes, config};
+pub use log_store::LogStore;
+pub use mark::ReplicaMark;
+pub use network::{Network, PeerEvents, handle_message, offered, snapshot_response};
+pub use replica_store::{AppliedPayload, CheckpointOutcome, Refill, ReplicaStore, StoreParts, Trust};
+pub use state_machine::{SnapshotData, StateMachine};
+pub use types::{EntryOutcome, PeerNode, Raft, RaftEntry, RaftLogId, RaftMembership, RaftVote, TypeConfig};
+pub use views::OpenViews;

@@ -1,1 +1,27 @@
-//! (under construction)
+//! A running replica: propose, read, apply, refill, hand over.
+//!
+//! - [`Replica`] is one shard's copy on this node from start to stop: its Raft, its store and
+//!   the tasks around them.
+//! - `proposer` turns waiting requests into entries, one proposer per shard and term.
+//! - `reads` shares one ReadIndex round among all reads that were waiting when it began.
+//! - `transfer` sends and receives a view; `refill` uses it to replace a tree that is not trusted.
+//! - `maintenance` checkpoints, purges and forgets.
+//! - `membership` replaces a replica that lost its log or its node.
+//! - [`Replicas`] holds the node's replicas and restarts one whose Raft has stopped.
+
+mod context;
+mod hint;
+mod maintenance;
+mod membership;
+mod proposer;
+mod reads;
+mod refill;
+#[allow(clippy::module_inception)]
+mod replica;
+mod replicas;
+mod transfer;
+
+pub use context::{ReplicaContext, ReplicaSettings};
+pub use replica::{Replica, ReplicaFigures};
+pub use replicas::{Replicas, StartOutcome};
+pub use transfer::serve_view;

@@ -1,0 +1,60 @@
+//! What all replicas of a node share.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reelkv_proto::types::NodeId;
+
+use crate::clock::SharedClock;
+use crate::disk::SharedDisk;
+use crate::health::Health;
+use crate::raft::RaftTimes;
+use crate::raft::transport::SharedTransport;
+use crate::storage::Storage;
+use crate::wal::Wal;
+
+/// How replicas of this node behave.
+#[derive(Clone, Debug)]
+pub struct ReplicaSettings {
+    /// Raft's timers.
+    pub times: RaftTimes,
+    /// A tree is checkpointed at least this often while entries are applied, in milliseconds.
+    pub checkpoint_interval_ms: u64,
+    /// All trees are checkpointed, oldest first, while the log is larger than this, in bytes.
+    pub wal_bytes_max: u64,
+    /// How often a replica looks whether something is due, in milliseconds.
+    pub maintenance_interval_ms: u64,
+}
+
+impl Default for ReplicaSettings {
+    fn default() -> Self {
+        Self {
+            times: RaftTimes::default(),
+            checkpoint_interval_ms: 30_000,
+            wal_bytes_max: 256 << 20,
+            maintenance_interval_ms: 500,
+        }
+    }
+}
+
+/// The node around a replica.
+pub struct ReplicaContext {
+    /// The cluster, 16 bytes.
+    pub cluster_id: Bytes,
+    /// This node.
+    pub node_id: NodeId,
+    /// Time and chance.
+    pub clock: SharedClock,
+    /// Files.
+    pub disk: SharedDisk,
+    /// Trees.
+    pub storage: Arc<Storage>,
+    /// The log.
+    pub wal: Wal,
+    /// Other nodes.
+    pub transport: SharedTransport,
+    /// The damage ledger.
+    pub health: Arc<Health>,
+    /// How replicas behave.
+    pub settings: ReplicaSettings,
+}

@@ -1,0 +1,186 @@
+//! The node's replicas: births, deaths, and restarts of those whose Raft has stopped.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use prost::Message;
+use reelkv_proto::types::ShardId;
+use reelkv_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use super::replica::Replica;
+use super::ReplicaContext;
+use crate::error;
+use crate::wal::GroupId;
+
+const PROBE_INTERVAL: Duration = Duration::from_millis(1_000);
+
+/// What became of a replica at boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartOutcome {
+    /// It runs.
+    Started,
+    /// It cannot be used under its id any more and must be replaced.
+    MustBeReplaced,
+}
+
+/// The node's replicas, at most one per shard.
+pub struct Replicas {
+    context: Arc<ReplicaContext>,
+    running: RwLock<HashMap<ShardId, Arc<Replica>>>,
+    /// Births, deaths and restarts, one at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Replicas {
+    /// No replicas yet.
+    pub fn new(context: Arc<ReplicaContext>) -> Arc<Self> {
+        Arc::new(Self { context, running: RwLock::default(), changing: tokio::sync::Mutex::new(()) })
+    }
+
+    /// The node around them.
+    pub fn context(&self) -> &Arc<ReplicaContext> {
+        &self.context
+    }
+
+    /// The shard's replica on this node.
+    pub fn get(&self, shard_id: ShardId) -> Option<Arc<Replica>> {
+        self.running.read().get(&shard_id).cloned()
+    }
+
+    /// All replicas, by shard.
+    pub fn all(&self) -> Vec<Arc<Replica>> {
+        let mut all: Vec<_> = self.running.read().values().cloned().collect();
+        all.sort_by_key(|replica| replica.id());
+        all
+    }
+
+    /// Starts a replica that the WAL knows. One that cannot be used is reported as damage.
+    pub async fn start(&self, id: GroupId) -> StartOutcome {
+        let _changing = self.changing.lock().await;
+        match self.start_locked(id).await {
+            Ok(()) => StartOutcome::Started,
+            Err(error) => {
+                self.context.health.damaged(v1::DamageEvent {
+                    node_id: self.context.node_id,
+                    shard_id: id.shard_id,
+                    replica_id: id.replica_id,
+                    structure: "wal".to_owned(),
+                    position: error.to_string(),
+                    kind: "unreadable".to_owned(),
+                    action: "replace replica".to_owned(),
+                    ..Default::default()
+                });
+                StartOutcome::MustBeReplaced
+            }
+        }
+    }
+
+    async fn start_locked(&self, id: GroupId) -> io::Result<()> {
+        let group = self.context.wal.group(id).ok_or_else(|| io::Error::other("the log does not know this replica"))?;
+        let birth = v1::CreateReplicaRequest::decode(group.info()).map_err(io::Error::other)?;
+        let replica = Replica::start(self.context.clone(), id, &birth).await?;
+        if birth.initialize && group.last().is_none() && group.purged().is_none() {
+            initialize_later(replica.clone(), birth);
+        }
+        self.running.write().insert(id.shard_id, replica);
+        Ok(())
+    }
+
+    /// Brings a replica to life. Doing it again for the same id changes nothing.
+    ///
+    /// # Errors
+    /// Another replica of the shard lives here, or this id died here before.
+    pub async fn create(&self, request: v1::CreateReplicaRequest) -> Result<(), v1::Error> {
+        let descriptor = request.descriptor.as_ref().ok_or_else(|| error::invalid("descriptor", "missing"))?;
+        let id = GroupId { shard_id: descriptor.shard_id, replica_id: request.replica_id };
+        let _changing = self.changing.lock().await;
+        if let Some(running) = self.get(id.shard_id) {
+            return match running.id() == id {
+                true => Ok(()),
+                false => Err(error::already_exists(format!(
+                    "replica {} of shard {} lives here",
+                    running.id().replica_id,
+                    id.shard_id
+                ))),
+            };
+        }
+        if self.context.wal.group(id).is_none() {
+            let born = self.context.wal.birth(id, request.encode_to_vec().into()).await;
+            born.map_err(|error| error::internal(format!("birth of a replica: {error}")))?;
+        }
+        let started = self.start_locked(id).await;
+        started.map_err(|error| error::internal(format!("start of a new replica: {error}")))
+    }
+
+    /// Ends a replica for good: its log and tree are deleted, its id is never used again.
+    ///
+    /// # Errors
+    /// The log refused the record.
+    pub async fn remove(&self, id: GroupId) -> io::Result<()> {
+        let _changing = self.changing.lock().await;
+        if self.get(id.shard_id).is_some_and(|running| running.id() == id) {
+            let running = self.running.write().remove(&id.shard_id);
+            if let Some(running) = running {
+                running.stop().await;
+            }
+        }
+        if self.context.wal.group(id).is_some() {
+            self.context.wal.death(id).await?;
+        }
+        for tree in self.context.storage.list().map_err(io::Error::other)? {
+            if tree.shard_id == id.shard_id && tree.replica_id == id.replica_id {
+                self.context.storage.remove(tree).await.map_err(io::Error::other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts replicas whose Raft has stopped, alone, until told to stop. A poisoned log ends
+    /// this: nothing on its disk is trusted any more.
+    pub async fn supervise(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+                () = stop.cancelled() => return,
+            }
+            for replica in self.all() {
+                if !self.context.wal.is_poisoned() && !replica.is_running().await {
+                    self.restart(&replica).await;
+                }
+            }
+        }
+    }
+
+    async fn restart(&self, replica: &Arc<Replica>) {
+        let id = replica.id();
+        tracing::error!(?id, "the shard's Raft has stopped; restarting it");
+        {
+            let _changing = self.changing.lock().await;
+            self.running.write().remove(&id.shard_id);
+            replica.stop().await;
+        }
+        if self.start(id).await == StartOutcome::MustBeReplaced {
+            tracing::error!(?id, "the replica does not start again");
+        }
+    }
+
+    /// Stops all, leaders handing over first.
+    pub async fn stop(&self) {
+        let _changing = self.changing.lock().await;
+        let all: Vec<_> = self.running.write().drain().map(|(_, replica)| replica).collect();
+        futures::future::join_all(all.iter().map(|replica| replica.stop())).await;
+    }
+}
+
+fn initialize_later(replica: Arc<Replica>, birth: v1::CreateReplicaRequest) {
+    tokio::spawn(async move {
+        let Some(descriptor) = birth.descriptor else { return };
+        if let Err(error) = replica.initialize(&descriptor).await {
+            tracing::warn!(id = ?replica.id(), error = error.message, "a new shard was not initialised from here");
+        }
+    });
+}

@@ -1,0 +1,186 @@
+//! A node that belongs to a cluster: its log, its replicas, its copy of the map.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use reelkv_proto::types::NodeId;
+use reelkv_proto::v1;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::directory::DirectoryCopy;
+use super::driver::Driver;
+use super::identity::Identity;
+use super::node::{Node, NodeOptions, OpenError};
+use super::{driver, meta};
+use crate::clock::{Instant, SharedClock, now};
+use crate::health::Health;
+use crate::raft::transport::SharedTransport;
+use crate::replica::{ReplicaContext, Replicas, StartOutcome};
+use crate::storage::Storage;
+use crate::wal::{GroupId, Wal};
+
+/// A member of a cluster.
+pub struct Member {
+    identity: Identity,
+    pub(super) options: NodeOptions,
+    pub(super) clock: SharedClock,
+    pub(super) transport: SharedTransport,
+    pub(super) health: Arc<Health>,
+    pub(super) storage: Arc<Storage>,
+    pub(super) wal: Wal,
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) directory: DirectoryCopy,
+    /// Replicas that can never run again under their id.
+    pub(super) lost: Mutex<BTreeSet<GroupId>>,
+    /// Shards of which this node, as leader, is replacing a replica.
+    pub(super) replacing: Mutex<BTreeSet<u64>>,
+    /// Changes of the directory's shape, one at a time on the meta shard's leader.
+    pub(super) reshaping: tokio::sync::Mutex<()>,
+    pub(super) started: Instant,
+    tasks: TaskTracker,
+}
+
+impl Member {
+    /// Opens the log and starts the replicas it knows.
+    pub(super) async fn open(
+        node: &Arc<Node>,
+        identity: Identity,
+        directory: Option<v1::Directory>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let options = node.options.clone();
+        let dir = &options.data_dir;
+        let wal_identity =
+            crate::wal::Identity { cluster_id: identity.cluster_id, node_id: identity.node_id };
+        let (wal, recovery) =
+            Wal::open(node.disk.clone(), dir.join("wal"), options.wal.clone(), wal_identity).await?;
+        let storage = Storage::new(node.disk.clone(), dir.join("trees"), options.storage.clone())?;
+        let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"));
+        if let Some(directory) = directory {
+            copy.learn(directory);
+        }
+        let context = Arc::new(ReplicaContext {
+            cluster_id: Bytes::copy_from_slice(&identity.cluster_id),
+            node_id: identity.node_id,
+            clock: node.clock.clone(),
+            disk: node.disk.clone(),
+            storage: storage.clone(),
+            wal: wal.clone(),
+            transport: node.transport.clone(),
+            health: node.health.clone(),
+            settings: options.replicas.clone(),
+        });
+        let member = Arc::new(Self {
+            identity,
+            options,
+            clock: node.clock.clone(),
+            transport: node.transport.clone(),
+            health: node.health.clone(),
+            storage,
+            wal,
+            replicas: Replicas::new(context),
+            directory: copy,
+            lost: Mutex::default(),
+            replacing: Mutex::default(),
+            reshaping: tokio::sync::Mutex::new(()),
+            started: now(),
+            tasks: TaskTracker::new(),
+        });
+        member.start_replicas(recovery).await;
+        Ok(member)
+    }
+
+    async fn start_replicas(&self, recovery: crate::wal::Recovery) {
+        for damage in &recovery.damage {
+            self.health.damaged(v1::DamageEvent {
+                node_id: self.node_id(),
+                shard_id: damage.group.map_or(0, |group| group.shard_id),
+                replica_id: damage.group.map_or(0, |group| group.replica_id),
+                structure: "wal".to_owned(),
+                position: format!("{} at {}: {}", damage.segment, damage.offset, damage.what),
+                kind: "checksum".to_owned(),
+                action: if damage.group.is_some() { "replace replica" } else { "heal" }.to_owned(),
+                ..Default::default()
+            });
+        }
+        for group in recovery.groups {
+            let usable = group.damaged.is_empty() && self.replicas.start(group.id).await == StartOutcome::Started;
+            if !usable {
+                self.lost.lock().insert(group.id);
+            }
+        }
+        // Damage that concerns no replica is gone with the segment it was in.
+        self.health.repaired(0, "wal");
+    }
+
+    /// Starts what a member does besides answering.
+    pub(super) fn start(self: &Arc<Self>, stop: &CancellationToken) {
+        self.tasks.spawn(self.replicas.clone().supervise(stop.clone()));
+        self.tasks.spawn(meta::follow_directory(self.clone(), stop.clone()));
+        self.tasks.spawn(driver::run(Driver::new(self.clone()), stop.clone()));
+        self.tasks.close();
+    }
+
+    /// Gives every shard this node leads to another voter that has caught up.
+    pub async fn hand_over_leaders(&self, timeout: Duration) {
+        let deadline = now() + timeout;
+        while now() < deadline {
+            let led: Vec<_> = self.replicas.all().into_iter().filter(|replica| replica.is_leader()).collect();
+            if led.is_empty() {
+                return;
+            }
+            for replica in led {
+                if let Err(error) = replica.transfer_leader(None).await {
+                    tracing::debug!(id = ?replica.id(), error = error.message, "not handed over yet");
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Stops replicas and log.
+    pub(super) async fn stop(&self) {
+        self.replicas.stop().await;
+        self.wal.close().await;
+        self.tasks.wait().await;
+    }
+
+    /// This node's number.
+    pub fn node_id(&self) -> NodeId {
+        self.identity.node_id
+    }
+
+    /// The cluster, 16 bytes.
+    pub fn cluster_id(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.identity.cluster_id)
+    }
+
+    /// The node's replicas.
+    pub fn replicas(&self) -> &Arc<Replicas> {
+        &self.replicas
+    }
+
+    /// Whether the log's disk can still be trusted. Once it cannot, the process must end.
+    pub fn is_poisoned(&self) -> bool {
+        self.wal.is_poisoned()
+    }
+
+    /// The map as this node knows it, corrected by what its own replicas have applied.
+    pub fn directory(&self) -> v1::Directory {
+        let mut directory = (*self.directory.get()).clone();
+        for replica in self.replicas.all() {
+            let own = replica.descriptor();
+            let Some(known) = directory.shards.iter_mut().find(|shard| shard.shard_id == own.shard_id) else {
+                continue;
+            };
+            let newer = |shard: &v1::ShardDescriptor| shard.epoch.map(|epoch| epoch.range_version);
+            if !own.replicas.is_empty() && newer(&own) >= newer(known) {
+                *known = own;
+            }
+        }
+        directory
+    }
+}

@@ -1,0 +1,31 @@
+//! A node: opens its directory, holds its replicas, answers clients, operators and other nodes.
+//! The one place that wires the parts together.
+//!
+//! - [`Node`] is the process's node, fresh (no cluster yet) or a member of one.
+//! - `identity` is who the node is, kept twice on disk.
+//! - `directory` is the node's copy of the map: enough to route while the meta shard is down.
+//! - `execute` turns requests into reads and writes of a replica; `route` finds the replica.
+//! - `meta` reads and changes the directory on the meta shard.
+//! - `bootstrap` makes a cluster; `keyspaces` cuts empty ranges for new tables.
+//! - `driver` runs where the meta shard's leader is and carries out what `placement` decides.
+//! - `peers` answers other nodes, `admin` answers operators, `status` says how things are.
+
+mod admin;
+mod bootstrap;
+mod directory;
+mod driver;
+mod execute;
+mod identity;
+mod keyspaces;
+mod member;
+mod meta;
+mod node;
+mod peers;
+mod route;
+mod status;
+
+pub use admin::Front;
+pub use identity::{Identity, IdentityError};
+pub use member::Member;
+pub use node::{Node, NodeOptions, OpenError};
+pub use peers::Peers;

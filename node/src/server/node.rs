@@ -1,0 +1,314 @@
+//! The process's node: fresh until it belongs to a cluster, then a member of it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use reelkv_proto::v1::{self, peer_request, peer_response};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::identity::{self, Identity, IdentityError, Loaded};
+use super::member::Member;
+use crate::clock::SharedClock;
+use crate::disk::SharedDisk;
+use crate::error;
+use crate::health::Health;
+use crate::raft::transport::SharedTransport;
+use crate::replica::ReplicaSettings;
+use crate::storage::{StorageConfig, TreeError};
+use crate::wal::{WalConfig, WalError};
+
+/// How long a fresh node waits before it asks again whether a cluster expects it.
+const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Everything the node keeps lies below it.
+    pub data_dir: PathBuf,
+    /// host:port other nodes and clients reach it at.
+    pub addr: String,
+    /// host:port of its HTTP listener; empty when off.
+    pub http_addr: String,
+    /// Failure domain.
+    pub zone: String,
+    /// Addresses of the cluster's nodes, its own among them.
+    pub join: Vec<String>,
+    /// The log.
+    pub wal: WalConfig,
+    /// The trees.
+    pub storage: StorageConfig,
+    /// The replicas.
+    pub replicas: ReplicaSettings,
+    /// How often the placement driver looks at the cluster, in milliseconds.
+    pub driver_interval_ms: u64,
+    /// How long a replica may be missing on a node that answers before it is replaced, in milliseconds.
+    pub replace_after_ms: u64,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its data directory cannot be used.
+    #[error("data directory {dir}: {source}")]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// Another process has the directory.
+    #[error("data directory {dir} is in use by another process")]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Its identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its log cannot be used.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// Its trees cannot be used.
+    #[error(transparent)]
+    Storage(#[from] TreeError),
+}
+
+/// A node, fresh or a member of a cluster.
+pub struct Node {
+    pub(super) options: NodeOptions,
+    pub(super) disk: SharedDisk,
+    pub(super) clock: SharedClock,
+    pub(super) transport: SharedTransport,
+    pub(super) health: Arc<Health>,
+    member: RwLock<Option<Arc<Member>>>,
+    joined: watch::Sender<bool>,
+    /// Bootstrap and registration, one at a time.
+    pub(super) joining: tokio::sync::Mutex<()>,
+    stop: CancellationToken,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Node {
+    /// Opens the data directory and, if the node belongs to a cluster, starts its replicas.
+    ///
+    /// # Errors
+    /// One line on what is wrong with the directory; nothing in it was changed.
+    pub async fn open(
+        options: NodeOptions,
+        disk: SharedDisk,
+        clock: SharedClock,
+        transport: SharedTransport,
+    ) -> Result<Arc<Self>, OpenError> {
+        let dir = options.data_dir.clone();
+        let directory = |source| OpenError::Directory { dir: dir.clone(), source };
+        disk.create_dir_all(&dir).map_err(directory)?;
+        let lock = disk.lock_dir(&dir).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
+            _ => directory(error),
+        })?;
+        let health = Arc::new(Health::new(clock.clone()));
+        let identity = match identity::load(&*disk, &dir)? {
+            Loaded::Known { identity, healed } => {
+                if healed {
+                    health.damaged(identity_damage(identity.node_id, "one copy was bad", "heal"));
+                    health.repaired(0, "identity");
+                }
+                Some(identity)
+            }
+            Loaded::None => None,
+            Loaded::Damaged => {
+                health.damaged(identity_damage(0, "both copies are bad", "rejoin as a new node"));
+                None
+            }
+        };
+        let node = Arc::new(Self {
+            options,
+            disk,
+            clock,
+            transport,
+            health,
+            member: RwLock::new(None),
+            joined: watch::Sender::new(false),
+            joining: tokio::sync::Mutex::new(()),
+            stop: CancellationToken::new(),
+            _lock: lock,
+        });
+        match identity {
+            Some(identity) => node.become_member(identity, None).await?,
+            None => {
+                node.set_leftovers_aside().map_err(|source| OpenError::Directory { dir, source })?;
+                tokio::spawn(node.clone().wait_for_cluster());
+            }
+        }
+        Ok(node)
+    }
+
+    /// Data without an identity belongs to a node that is no more: it must not be taken up under
+    /// a new number. It is kept for whoever wants to look.
+    fn set_leftovers_aside(&self) -> io::Result<()> {
+        let dir = &self.options.data_dir;
+        let entries = self.disk.list(dir)?;
+        let leftovers: Vec<_> = entries
+            .iter()
+            .filter(|entry| ["wal", "trees", "directory", "identity.1", "identity.2"].contains(&entry.name.as_str()))
+            .collect();
+        if leftovers.is_empty() {
+            return Ok(());
+        }
+        let kept = entries.iter().filter(|entry| entry.name.starts_with("lost-")).count();
+        let aside = dir.join(format!("lost-{}", kept + 1));
+        self.disk.create_dir_all(&aside)?;
+        for entry in leftovers {
+            self.disk.rename(&dir.join(&entry.name), &aside.join(&entry.name))?;
+        }
+        self.disk.sync_dir(&aside)?;
+        self.disk.sync_dir(dir)?;
+        tracing::error!(aside = %aside.display(), "the node's identity is lost; its data was set aside");
+        Ok(())
+    }
+
+    /// Takes part in a cluster from now on.
+    pub(super) async fn become_member(
+        self: &Arc<Self>,
+        identity: Identity,
+        directory: Option<v1::Directory>,
+    ) -> Result<(), OpenError> {
+        let member = Member::open(self, identity, directory).await?;
+        *self.member.write() = Some(member.clone());
+        self.joined.send_replace(true);
+        member.start(&self.stop);
+        Ok(())
+    }
+
+    /// Asks the nodes of the join list whether a cluster expects this one, until it is a member.
+    async fn wait_for_cluster(self: Arc<Self>) {
+        let mut joined = self.joined.subscribe();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(REGISTER_INTERVAL) => {}
+                () = self.stop.cancelled() => return,
+                _ = joined.wait_for(|joined| *joined) => return,
+            }
+            if let Err(error) = self.register().await {
+                tracing::debug!(error, "no cluster takes this node in yet");
+            }
+        }
+    }
+
+    async fn register(self: &Arc<Self>) -> Result<(), String> {
+        let _one_at_a_time = self.joining.lock().await;
+        if self.member().is_some() {
+            return Ok(());
+        }
+        for addr in self.options.join.iter().filter(|addr| **addr != self.options.addr) {
+            let hello = peer_request::Body::Hello(v1::HelloRequest { addr: self.options.addr.clone() });
+            let Ok(peer_response::Body::Hello(hello)) = self.ask(addr, hello, Duration::from_secs(2)).await else {
+                continue;
+            };
+            if hello.cluster_id.is_empty() {
+                continue;
+            }
+            let register = v1::RegisterNodeRequest {
+                addr: self.options.addr.clone(),
+                http_addr: self.options.http_addr.clone(),
+                zone: self.options.zone.clone(),
+                node_id: 0,
+            };
+            let register = peer_request::Body::RegisterNode(register);
+            match self.ask(addr, register, Duration::from_secs(10)).await {
+                Ok(peer_response::Body::RegisterNode(registered)) => {
+                    let cluster_id = registered.cluster_id[..].try_into().map_err(|_| "a cluster id of another length")?;
+                    let identity = Identity { cluster_id, node_id: registered.node_id };
+                    identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
+                    self.become_member(identity, registered.directory).await.map_err(|e| e.to_string())?;
+                    self.health.repaired(0, "identity");
+                    return Ok(());
+                }
+                Ok(_) => return Err("an answer of another kind".to_owned()),
+                Err(error) => return Err(error.message),
+            }
+        }
+        Err("no node of the join list belongs to a cluster".to_owned())
+    }
+
+    /// Asks another node, before or after this one has joined.
+    pub(super) async fn ask(
+        &self,
+        addr: &str,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> Result<peer_response::Body, v1::Error> {
+        let member = self.member();
+        let request = v1::PeerRequest {
+            cluster_id: member.as_ref().map(|member| member.cluster_id()).unwrap_or_default(),
+            from_node_id: member.map_or(0, |member| member.node_id()),
+            body: Some(body),
+        };
+        let response = self.transport.call(addr, request, timeout).await;
+        match response.map_err(|error| error::unavailable(error.to_string()))?.body {
+            Some(peer_response::Body::Error(error)) => Err(error),
+            Some(body) => Ok(body),
+            None => Err(error::internal("an empty answer")),
+        }
+    }
+
+    /// The node as a member; `None` while it belongs to no cluster.
+    pub fn member(&self) -> Option<Arc<Member>> {
+        self.member.read().clone()
+    }
+
+    /// The same for callers that need one.
+    ///
+    /// # Errors
+    /// `Unavailable`, saying what to do.
+    pub(super) fn require_member(&self) -> Result<Arc<Member>, v1::Error> {
+        self.member().ok_or_else(|| {
+            error::unavailable("this node belongs to no cluster yet; make one with 'reelkv cluster init'")
+        })
+    }
+
+    /// Waits until the node belongs to a cluster.
+    pub async fn joined(&self) {
+        // The node owns the sender.
+        let _ = self.joined.subscribe().wait_for(|joined| *joined).await;
+    }
+
+    /// Hands leaders over and stops, within `timeout`.
+    pub async fn shut_down(&self, timeout: Duration) {
+        let member = self.member();
+        if let Some(member) = &member {
+            member.hand_over_leaders(timeout / 2).await;
+        }
+        self.stop.cancel();
+        if let Some(member) = member
+            && tokio::time::timeout(timeout, member.stop()).await.is_err()
+        {
+            tracing::warn!("the node did not stop in time; what is on disk is complete all the same");
+        }
+    }
+
+    /// The damage ledger.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// What it was started with.
+    pub fn options(&self) -> &NodeOptions {
+        &self.options
+    }
+}
+
+fn identity_damage(node_id: u64, what: &str, action: &str) -> v1::DamageEvent {
+    v1::DamageEvent {
+        node_id,
+        structure: "identity".to_owned(),
+        position: what.to_owned(),
+        kind: "checksum".to_owned(),
+        action: action.to_owned(),
+        ..Default::default()
+    }
+}

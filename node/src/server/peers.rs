@@ -1,0 +1,246 @@
+//! Answers other nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::FutureExt;
+use prost::Message;
+use reelkv_proto::types::ReplicaId;
+use reelkv_proto::v1::{self, peer_request, peer_response};
+
+use super::member::Member;
+use super::node::Node;
+use crate::error;
+use crate::raft::PeerNode;
+use crate::raft::transport::PeerHandler;
+use crate::replica::serve_view;
+use crate::wal::GroupId;
+
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A node as its peers see it.
+#[derive(Clone)]
+pub struct Peers(pub Arc<Node>);
+
+impl PeerHandler for Peers {
+    fn handle(&self, request: v1::PeerRequest) -> BoxFuture<'static, v1::PeerResponse> {
+        let node = self.0.clone();
+        async move {
+            let body = node.answer_peer(request).await.unwrap_or_else(peer_response::Body::Error);
+            v1::PeerResponse { body: Some(body) }
+        }
+        .boxed()
+    }
+
+    fn serve_view(
+        &self,
+        request: v1::FetchViewRequest,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<v1::ViewPayload, v1::Error>>, v1::Error>> {
+        let node = self.0.clone();
+        async move {
+            let member = node.require_member()?;
+            if request.cluster_id != member.cluster_id() {
+                return Err(foreign());
+            }
+            let replica = member.replicas.get(request.shard_id);
+            let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
+            let (view, control) = replica.open_view(&request)?;
+            Ok(serve_view(view, control, node.disk.clone(), request.after_key))
+        }
+        .boxed()
+    }
+}
+
+fn foreign() -> v1::Error {
+    error::invalid("cluster_id", "this node belongs to another cluster")
+}
+
+impl Node {
+    async fn answer_peer(self: &Arc<Self>, request: v1::PeerRequest) -> Result<peer_response::Body, v1::Error> {
+        use peer_request::Body as Ask;
+        use peer_response::Body as Say;
+        let body = request.body.ok_or_else(|| error::invalid("body", "an empty message"))?;
+        // Before a cluster exists there is none to belong to.
+        match &body {
+            Ask::Hello(_) => return Ok(Say::Hello(self.hello())),
+            Ask::Bootstrap(_) | Ask::RegisterNode(_) => {}
+            _ => {
+                if request.cluster_id != self.require_member()?.cluster_id() {
+                    return Err(foreign());
+                }
+            }
+        }
+        match body {
+            Ask::Hello(_) => Ok(Say::Hello(self.hello())),
+            Ask::Bootstrap(request) => {
+                self.bootstrap(request).await?;
+                Ok(Say::Bootstrap(v1::BootstrapResponse {}))
+            }
+            Ask::Raft(message) => {
+                let replica = self.require_member()?.replicas.get(message.shard_id);
+                let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
+                Ok(Say::Raft(replica.handle(message).await?))
+            }
+            Ask::Forward(request) => Ok(Say::Forward(self.answer(request, true).await)),
+            Ask::Directory(request) => {
+                let known = self.require_member()?.directory.get();
+                match known.version > request.newer_than {
+                    true => Ok(Say::Directory((*known).clone())),
+                    false => Ok(Say::Directory(v1::Directory::default())),
+                }
+            }
+            Ask::Status(_) => Ok(Say::Status(self.node_status().await?.encode_to_vec().into())),
+            body => self.require_member()?.answer_change(body).await,
+        }
+    }
+}
+
+impl Member {
+    async fn answer_change(self: &Arc<Self>, body: peer_request::Body) -> Result<peer_response::Body, v1::Error> {
+        use peer_request::Body as Ask;
+        use peer_response::Body as Say;
+        match body {
+            Ask::CreateReplica(request) => {
+                self.create_replica_here(request).await?;
+                Ok(Say::CreateReplica(v1::CreateReplicaResponse {}))
+            }
+            Ask::RemoveReplica(request) => {
+                self.remove_replica_here(request).await?;
+                Ok(Say::RemoveReplica(v1::RemoveReplicaResponse {}))
+            }
+            Ask::RegisterNode(request) => Ok(Say::RegisterNode(self.register_node(request).await?)),
+            Ask::ReplaceReplica(request) => {
+                let new_replica_id = self.replace_replica(request).await?;
+                Ok(Say::ReplaceReplica(v1::ReplaceReplicaResponse { new_replica_id }))
+            }
+            Ask::NarrowShard(request) => {
+                self.narrow_here(request.shard_id, request.end_key).await?;
+                Ok(Say::NarrowShard(v1::NarrowShardResponse {}))
+            }
+            Ask::TransferLeader(request) => {
+                let replica = self.replicas.get(request.shard_id);
+                let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
+                let to = (request.to_node_id != 0).then_some(request.to_node_id);
+                replica.transfer_leader(to).await?;
+                Ok(Say::TransferLeader(v1::TransferLeaderResponse {}))
+            }
+            Ask::Meta(request) => match request.body {
+                Some(v1::meta_request::Body::CreateKeyspace(bytes)) => {
+                    let request = v1::CreateKeyspaceRequest::decode(bytes);
+                    let request = request.map_err(|failed| error::invalid("body", failed.to_string()))?;
+                    Ok(Say::Meta(self.create_keyspace_here(request).await?.encode_to_vec().into()))
+                }
+                None => Err(error::invalid("body", "an empty message")),
+            },
+            _ => Err(error::invalid("body", "not a message for a member")),
+        }
+    }
+
+    async fn remove_replica_here(&self, request: v1::RemoveReplicaRequest) -> Result<(), v1::Error> {
+        let id = GroupId { shard_id: request.shard_id, replica_id: request.replica_id };
+        let removed = self.replicas.remove(id).await;
+        removed.map_err(|failed| error::internal(format!("removing a replica: {failed}")))?;
+        self.lost.lock().remove(&id);
+        self.health.repaired(id.shard_id, "wal");
+        Ok(())
+    }
+
+    /// Takes a node in: a new one, or one that lost its directory and comes back at its address
+    /// under a new number. Runs where the meta shard is led; else it is passed on.
+    async fn register_node(
+        self: &Arc<Self>,
+        request: v1::RegisterNodeRequest,
+    ) -> Result<v1::RegisterNodeResponse, v1::Error> {
+        if let Some(addr) = self.meta_leader_addr() {
+            let passed_on = self.ask(&addr, peer_request::Body::RegisterNode(request), Duration::from_secs(8)).await?;
+            return match passed_on {
+                peer_response::Body::RegisterNode(registered) => Ok(registered),
+                _ => Err(error::internal("an answer of another kind")),
+            };
+        }
+        let node_id = self
+            .change_directory(|directory| {
+                for node in directory.nodes.iter_mut().filter(|node| node.addr == request.addr) {
+                    node.retired = true;
+                }
+                let node_id = directory.next_node_id;
+                directory.next_node_id += 1;
+                directory.nodes.push(v1::NodeDescriptor {
+                    node_id,
+                    addr: request.addr.clone(),
+                    http_addr: request.http_addr.clone(),
+                    zone: request.zone.clone(),
+                    retired: false,
+                });
+                Ok(node_id)
+            })
+            .await?;
+        tracing::info!(node_id, addr = request.addr, "a node was taken in");
+        let directory = Some((*self.directory.get()).clone());
+        Ok(v1::RegisterNodeResponse { cluster_id: self.cluster_id(), node_id, directory })
+    }
+
+    /// Replaces a replica of a shard led here. One replacement per shard at a time; the call
+    /// returns once the new replica is a voter.
+    pub(super) async fn replace_replica(self: &Arc<Self>, request: v1::ReplaceReplicaRequest) -> Result<ReplicaId, v1::Error> {
+        let shard_id = request.shard_id;
+        if !self.replacing.lock().insert(shard_id) {
+            return Err(error::busy(1_000, "a replica of the shard is being replaced"));
+        }
+        let outcome = self.replace_replica_now(request).await;
+        self.replacing.lock().remove(&shard_id);
+        outcome
+    }
+
+    async fn replace_replica_now(&self, request: v1::ReplaceReplicaRequest) -> Result<ReplicaId, v1::Error> {
+        let replica = self.replicas.get(request.shard_id);
+        let replica = replica.ok_or_else(|| error::not_leader(request.shard_id, 0, ""))?;
+        let target = request.member.ok_or_else(|| error::invalid("member", "missing"))?;
+        replica.settle_membership().await?;
+        let members = replica.members();
+        let Some((old_node, _)) = members.get(&request.old_replica_id).cloned() else {
+            return Err(error::invalid("old_replica_id", "no such member"));
+        };
+        // A learner that an earlier attempt left on the target goes on from where it is.
+        let unfinished = members
+            .iter()
+            .find(|(_, (node, role))| node.node_id == target.node_id && *role == v1::ReplicaRole::Learner)
+            .map(|(id, _)| *id)
+            .filter(|id| *id != request.old_replica_id);
+        let new = match unfinished {
+            Some(id) => id,
+            None => replica.allocate_replica_id().await?,
+        };
+        if old_node.node_id == target.node_id {
+            // The old replica is no more on that node; its record must not be in the way.
+            self.remove_on(&old_node, request.shard_id, request.old_replica_id).await?;
+        }
+        let descriptor = v1::ReplicaDescriptor {
+            replica_id: new,
+            node_id: target.node_id,
+            addr: target.addr.clone(),
+            role: v1::ReplicaRole::Learner.into(),
+        };
+        self.create_replica_on(&replica.descriptor(), &descriptor, false).await?;
+        let node = PeerNode { node_id: target.node_id, addr: target.addr };
+        replica.admit(new, node, Some(request.old_replica_id)).await?;
+        tracing::info!(shard_id = request.shard_id, old = request.old_replica_id, new, "a replica was replaced");
+        Ok(new)
+    }
+
+    /// Ends a replica on the node it was on.
+    pub(super) async fn remove_on(
+        &self,
+        node: &PeerNode,
+        shard_id: u64,
+        replica_id: ReplicaId,
+    ) -> Result<(), v1::Error> {
+        let request = v1::RemoveReplicaRequest { shard_id, replica_id };
+        if node.node_id == self.node_id() {
+            return self.remove_replica_here(request).await;
+        }
+        self.ask(&node.addr, peer_request::Body::RemoveReplica(request), REMOVE_TIMEOUT).await.map(|_| ())
+    }
+}

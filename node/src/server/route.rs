@@ -1,0 +1,211 @@
+//! Finds the replica that answers a request: here, or on the node that leads its shard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reelkv_proto::types::{KeyspaceId, SYSTEM_KEYSPACE, stored_key};
+use reelkv_proto::v1::error::Kind;
+use reelkv_proto::v1::request::Op;
+use reelkv_proto::v1::{self, peer_request, peer_response, response};
+
+use super::directory::{self, shard_of};
+use super::execute::{self, Target};
+use super::member::Member;
+use super::node::Node;
+use crate::clock::{Instant, now};
+use crate::error;
+
+/// Pause before a shard without a known leader is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+impl Node {
+    /// Answers a request of a client, or one forwarded by another node (`forwarded`), which is
+    /// never forwarded again.
+    pub(super) async fn answer(self: &Arc<Self>, request: v1::Request, forwarded: bool) -> v1::Response {
+        let id = request.id;
+        let result = match request.op {
+            Some(op) => {
+                let timeout = execute::timeout(request.timeout_ms);
+                match self.require_member() {
+                    Ok(member) => member.answer(op, now() + timeout, forwarded).await,
+                    Err(error) => Err(error),
+                }
+            }
+            None => Err(error::invalid("op", "the request asks nothing")),
+        };
+        let result = result.unwrap_or_else(response::Result::Error);
+        v1::Response { id, result: Some(result) }
+    }
+}
+
+impl Member {
+    async fn answer(
+        self: &Arc<Self>,
+        op: Op,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<response::Result, v1::Error> {
+        let target = execute::target(&op)?;
+        let keyspace_id = self.keyspace(&target).await?;
+        execute::check(keyspace_id, &op)?;
+        if let Some(route) = &target.route {
+            return self.answer_routed(route, keyspace_id, op, deadline).await;
+        }
+        // Nothing else in the request may be sent twice: without a token a write is tried until
+        // it may have happened, not longer.
+        loop {
+            let outcome = self.try_once(&target, keyspace_id, &op, deadline, forwarded).await;
+            let retry = match &outcome {
+                Err(error) => !forwarded && may_be_tried_again(error),
+                Ok(_) => false,
+            };
+            if !retry {
+                return outcome;
+            }
+            if now() + RETRY_PAUSE >= deadline {
+                return Err(at_deadline(&op, outcome.err()));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// The keyspace's number. An unknown one is looked up once more at the meta shard's leader.
+    async fn keyspace(self: &Arc<Self>, target: &Target) -> Result<KeyspaceId, v1::Error> {
+        let find = |directory: &v1::Directory| match (target.keyspace_id, target.keyspace.as_str()) {
+            (0, "") => None,
+            (0, name) => directory::keyspace(directory, name),
+            (id, _) => directory.keyspaces.iter().any(|keyspace| keyspace.keyspace_id == id).then_some(id),
+        };
+        let known = find(&self.directory.get());
+        let found = match known {
+            Some(id) => Some(id),
+            None => {
+                self.refresh_directory().await;
+                find(&self.directory.get())
+            }
+        };
+        match found {
+            Some(SYSTEM_KEYSPACE) | None => Err(error::unknown_keyspace(&target.keyspace, target.keyspace_id)),
+            Some(id) => Ok(id),
+        }
+    }
+
+    /// The caller has a map of its own: answer, or correct it.
+    async fn answer_routed(
+        self: &Arc<Self>,
+        route: &v1::Route,
+        keyspace_id: KeyspaceId,
+        op: Op,
+        deadline: Instant,
+    ) -> Result<response::Result, v1::Error> {
+        let Some(replica) = self.replicas.get(route.shard_id) else {
+            let known = self.directory.get();
+            return Err(match directory::shard(&known, route.shard_id) {
+                Some(shard) => {
+                    let leader = directory::node(&known, shard.leader_node_id);
+                    let addr = leader.map_or("", |node| node.addr.as_str());
+                    error::not_leader(route.shard_id, shard.leader_node_id, addr)
+                }
+                None => error::epoch_not_match(Vec::new()),
+            });
+        };
+        replica.check_epoch(route.epoch)?;
+        execute::execute(&replica, keyspace_id, op, left(deadline)).await
+    }
+
+    async fn try_once(
+        self: &Arc<Self>,
+        target: &Target,
+        keyspace_id: KeyspaceId,
+        op: &Op,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<response::Result, v1::Error> {
+        let key = stored_key(keyspace_id, &target.key);
+        let known = self.directory();
+        let shard = shard_of(&known, &key).ok_or_else(|| error::unavailable("the map has a hole"))?;
+        let refused = match self.replicas.get(shard.shard_id) {
+            Some(replica) => match execute::execute(&replica, keyspace_id, op.clone(), left(deadline)).await {
+                Err(refused) if matches!(refused.kind, Some(Kind::NotLeader(_))) => Some(refused),
+                answer => return answer,
+            },
+            None => None,
+        };
+        if forwarded {
+            return Err(refused.unwrap_or_else(|| error::not_leader(shard.shard_id, 0, "")));
+        }
+        let addr = self.leader_addr(shard, refused.as_ref(), &known);
+        let addr = addr.ok_or_else(|| error::not_leader(shard.shard_id, 0, ""))?;
+        self.forward(&addr, op.clone(), deadline).await
+    }
+
+    /// Where the shard's leader probably is, if not here.
+    fn leader_addr(
+        &self,
+        shard: &v1::ShardDescriptor,
+        refused: Option<&v1::Error>,
+        known: &v1::Directory,
+    ) -> Option<String> {
+        if let Some(v1::Error { kind: Some(Kind::NotLeader(hint)), .. }) = refused {
+            return (!hint.leader_addr.is_empty()).then(|| hint.leader_addr.clone());
+        }
+        let own = self.node_id();
+        let hinted = directory::node(known, shard.leader_node_id).filter(|node| node.node_id != own);
+        let elsewhere = || {
+            let others: Vec<_> = shard.replicas.iter().filter(|replica| replica.node_id != own).collect();
+            let pick = self.clock.random_u64() as usize % others.len().max(1);
+            others.get(pick).map(|replica| replica.addr.clone())
+        };
+        hinted.map(|node| node.addr.clone()).or_else(elsewhere)
+    }
+
+    async fn forward(&self, addr: &str, op: Op, deadline: Instant) -> Result<response::Result, v1::Error> {
+        let timeout = left(deadline);
+        let write = execute::is_write(&op);
+        let request = v1::Request { id: 0, timeout_ms: timeout.as_millis() as u32, op: Some(op) };
+        let request = v1::PeerRequest {
+            cluster_id: self.cluster_id(),
+            from_node_id: self.node_id(),
+            body: Some(peer_request::Body::Forward(request)),
+        };
+        use crate::raft::transport::TransportError;
+        match self.transport.call(addr, request, timeout).await {
+            Ok(v1::PeerResponse { body: Some(peer_response::Body::Forward(response)) }) => match response.result {
+                Some(response::Result::Error(error)) => Err(error),
+                Some(result) => Ok(result),
+                None => Err(error::internal("an empty answer")),
+            },
+            Ok(v1::PeerResponse { body: Some(peer_response::Body::Error(error)) }) => Err(error),
+            Ok(_) => Err(error::internal("an answer of another kind")),
+            Err(TransportError::Lost { .. } | TransportError::Damaged { .. }) if write => {
+                Err(error::outcome_unknown("the leader's node did not answer"))
+            }
+            Err(unreachable) => Err(error::unavailable(unreachable.to_string())),
+        }
+    }
+}
+
+/// Errors after which the same request may be sent again: nothing was done.
+fn may_be_tried_again(error: &v1::Error) -> bool {
+    matches!(
+        error.kind,
+        Some(
+            Kind::NotLeader(_)
+                | Kind::EpochNotMatch(_)
+                | Kind::KeyNotInShard(_)
+                | Kind::Busy(_)
+                | Kind::Unavailable(_)
+        )
+    )
+}
+
+/// What to say when the deadline ends the tries: nothing was done.
+fn at_deadline(op: &Op, last: Option<v1::Error>) -> v1::Error {
+    let what = if execute::is_write(op) { "write" } else { "read" };
+    let why = last.map_or_else(String::new, |error| format!(": {}", error.message));
+    error::unavailable(format!("the {what}'s deadline passed without a leader{why}"))
+}
+
+pub(super) fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(now()).max(Duration::from_millis(1))
+}
