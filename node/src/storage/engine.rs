@@ -1,0 +1,77 @@
+//! The seam between a tree and its engine.
+//!
+//! An engine keeps rows by key and version, and one control row beside them. Everything above the
+//! seam (views, floors, checksums of records, marks) is the same for every engine; everything
+//! below it is an engine's own. Calls block; a call may panic, and the caller contains it.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::{FileSum, TreeError};
+
+/// The files of one durable state of an engine.
+pub(crate) struct Manifest {
+    pub version_id: u64,
+    pub files: Vec<FileSum>,
+}
+
+/// What an engine found in a folder.
+pub(crate) struct Recovered {
+    pub engine: Box<dyn Engine>,
+    /// The control row of the newest checkpoint; `None` before the first.
+    pub control: Option<Bytes>,
+    pub version_id: u64,
+}
+
+/// A row, or what was found in its place.
+pub(crate) type Visited = Result<(Bytes, Bytes), TreeError>;
+
+/// Versioned rows of one tree.
+pub(crate) trait Engine: Send + Sync {
+    /// An entry whose last effect has this version is about to be inserted.
+    fn begin_entry(&self, last_version: u64);
+
+    /// Adds a version of a key, newer than those the key has. Returns the bytes of memory it takes.
+    fn insert(&self, key: &[u8], version: u64, row: Bytes) -> Result<u64, TreeError>;
+
+    /// The newest row of a key at or below a version.
+    fn get(&self, key: &[u8], version: u64) -> Result<Option<Bytes>, TreeError>;
+
+    /// Calls `each` for the newest row at or below `version` of every key in `[start, end)` (an
+    /// empty end is none), in key order, until it breaks. An error in place of a row means that
+    /// rows are missing between its neighbours; what follows it is right, but not complete.
+    fn visit(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        version: u64,
+        each: &mut dyn FnMut(Visited) -> ControlFlow<()>,
+    ) -> Result<(), TreeError>;
+
+    /// Ends the memtable with a control row; later inserts go to a new one. Fast.
+    fn seal(&self, control: Bytes) -> Result<(), TreeError>;
+
+    /// How many sealed memtables are not durable yet.
+    fn sealed_count(&self) -> usize;
+
+    /// Makes every memtable sealed so far durable, whole, in order. No view is older than `oldest_view`.
+    fn flush(&self, oldest_view: u64) -> Result<(), TreeError>;
+
+    /// Drops what no view at `oldest_view` or later can see; all of it when `full`, some otherwise.
+    /// Returns whether files changed.
+    fn compact(&self, oldest_view: u64, full: bool) -> Result<bool, TreeError>;
+
+    /// The durable state as it is now.
+    fn manifest(&self) -> Result<Manifest, TreeError>;
+
+    /// Reads every file from the device and compares it with its checksum. Returns the bytes read
+    /// and, by file, what is wrong.
+    fn verify_files(&self) -> Result<(u64, Vec<TreeError>), TreeError>;
+
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> u64;
+
+    /// A clean stop; nothing is called afterwards.
+    fn close(&self) -> Result<(), TreeError>;
+}

@@ -1,0 +1,343 @@
+//! The default engine: one `lsm-tree` per replica.
+//!
+//! A row of version v has the library's sequence number `v << 20`. The library's own steps (it
+//! numbers every flush and compaction) and control rows take the numbers between two versions. Keys are
+//! prefixed: `1` for records, `0` for the control row, which therefore no scan of records meets.
+//!
+//! What the library does, and what follows (each fact has a test in `facts.rs`):
+//! - A read at `s` sees numbers `< s`, so a view at v reads at `(v + 1) << 20`.
+//! - A read at `s` first picks the newest *list of files and memtables* whose number is `< s`. The counter
+//!   that numbers these lists is raised to an entry's last effect before its first insert: a list
+//!   made while an entry is inserted is not picked by older views, which keep the list
+//!   before it, and with it the versions that the flush or compaction dropped.
+//! - Dropping at number t drops every version of a key that has a newer neighbour and is itself `< t`,
+//!   even when the neighbour is `>= t`. So the state at t survives only in the older list, which stays as
+//!   long as the oldest view `v` is dropped at `(v + 1) << 20`. Number 0 means "keep all".
+//! - `get` stops at the first hit, memtable first: versions of a key are inserted in rising order.
+//! - Iterators go on after an error and skip rows.
+//! - Readers wait while a flush or compaction syncs its new list of files.
+
+#[cfg(test)]
+mod facts;
+mod files;
+mod filter;
+mod manifest_file;
+
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use lsm_tree::config::{
+    BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy,
+    PinningPolicy,
+};
+use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
+
+use super::engine::{Engine, Manifest, Recovered, Visited};
+use super::tree::VERSION_LIMIT;
+use super::{Mark, TreeError, TreeId};
+use crate::disk::SharedDisk;
+
+/// Numbers between two versions.
+const STEP_BITS: u32 = 20;
+const STEPS: u64 = 1 << STEP_BITS;
+/// The library's steps are refused this close to the next version's number.
+const STEPS_MARGIN: u64 = 1 << 10;
+const RECORD_PREFIX: u8 = 1;
+const CONTROL_KEY: [u8; 2] = [0, b'c'];
+const TABLE_BYTES_TARGET: u64 = 64 << 20;
+
+const _: () = assert!(
+    VERSION_LIMIT << STEP_BITS == 1 << 63,
+    "the library's numbers have 63 bits"
+);
+
+/// What all trees of a node share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    cache: Arc<Cache>,
+    descriptors: Arc<DescriptorTable>,
+}
+
+impl Shared {
+    pub(crate) fn new(cache_bytes: u64, open_files_max: usize) -> Self {
+        Self {
+            cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)),
+            descriptors: Arc::new(DescriptorTable::new(open_files_max)),
+        }
+    }
+}
+
+pub(crate) struct LsmEngine {
+    tree: lsm_tree::Tree,
+    counter: SequenceNumberCounter,
+    /// Deleted records at or below it are dropped by compactions.
+    floor: Arc<AtomicU64>,
+    disk: SharedDisk,
+    folder: PathBuf,
+}
+
+/// The number that a view at `version` reads at, and that drops what no view from it on can see.
+fn above(version: u64) -> SeqNo {
+    (version + 1) << STEP_BITS
+}
+
+fn record_key(key: &[u8]) -> Vec<u8> {
+    let mut prefixed = Vec::with_capacity(1 + key.len());
+    prefixed.push(RECORD_PREFIX);
+    prefixed.extend_from_slice(key);
+    prefixed
+}
+
+fn record_range(start: &[u8], end: &[u8]) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let end = if end.is_empty() {
+        vec![RECORD_PREFIX + 1]
+    } else {
+        record_key(end)
+    };
+    (Bound::Included(record_key(start)), Bound::Excluded(end))
+}
+
+fn read_error(what: &str, error: lsm_tree::Error) -> TreeError {
+    match error {
+        lsm_tree::Error::Io(error) => TreeError::unreadable(what, &error),
+        other => TreeError::damaged(what, other.to_string()),
+    }
+}
+
+/// Creates an empty tree in an empty folder.
+pub(crate) fn create(disk: &SharedDisk, folder: &Path, shared: &Shared) -> Result<LsmEngine, TreeError> {
+    open_library(disk, folder, shared, |error| match error {
+        lsm_tree::Error::Io(error) => TreeError::io("creating a tree", &error),
+        other => TreeError::damaged("creating a tree", other.to_string()),
+    })
+}
+
+/// Checks the raw files against the mark, then opens the folder.
+pub(crate) fn open(
+    disk: &SharedDisk,
+    folder: &Path,
+    shared: &Shared,
+    id: TreeId,
+    mark: Option<&Mark>,
+) -> Result<Recovered, TreeError> {
+    let version_id = files::check_folder(&**disk, folder, id, mark)?;
+    let engine = open_library(disk, folder, shared, |error| read_error("opening a tree", error))?;
+    let control = engine.tree.get(CONTROL_KEY, SeqNo::MAX);
+    let control = control.map_err(|error| read_error("control row", error))?;
+    if control.is_none() && engine.tree.table_count() > 0 {
+        return Err(TreeError::damaged("control row", "missing"));
+    }
+    let control = control.map(|row| Bytes::copy_from_slice(&row));
+    Ok(Recovered {
+        engine: Box::new(engine),
+        control,
+        version_id,
+    })
+}
+
+fn open_library(
+    disk: &SharedDisk,
+    folder: &Path,
+    shared: &Shared,
+    map: impl FnOnce(lsm_tree::Error) -> TreeError,
+) -> Result<LsmEngine, TreeError> {
+    let counter = SequenceNumberCounter::default();
+    let floor = Arc::new(AtomicU64::new(0));
+    let config = Config::new(folder, counter.clone(), SequenceNumberCounter::default())
+        .use_cache(shared.cache.clone())
+        .use_descriptor_table(Some(shared.descriptors.clone()))
+        .filter_block_pinning_policy(PinningPolicy::all(true))
+        .index_block_pinning_policy(PinningPolicy::all(true))
+        .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+        .index_block_partitioning_policy(PartitioningPolicy::all(false))
+        .data_block_compression_policy(CompressionPolicy::disabled())
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(
+            BloomConstructionPolicy::BitsPerKey(12.0),
+        )))
+        .with_compaction_filter_factory(Some(Arc::new(filter::DropDeleted::new(floor.clone()))));
+    let tree = match config.open().map_err(map)? {
+        AnyTree::Standard(tree) => tree,
+        AnyTree::Blob(_) => return Err(TreeError::damaged("opening a tree", "it has blob files")),
+    };
+    let highest = tree.get_highest_persisted_seqno().unwrap_or(0);
+    counter.fetch_max(highest + 1);
+    let (disk, folder) = (disk.clone(), folder.to_owned());
+    Ok(LsmEngine {
+        tree,
+        counter,
+        floor,
+        disk,
+        folder,
+    })
+}
+
+impl LsmEngine {
+    /// The library numbers its steps from the counter; they must stay below the next version's number.
+    fn assert_steps_left(&self) {
+        let used = self.counter.get() & (STEPS - 1);
+        assert!(
+            used < STEPS - STEPS_MARGIN,
+            "too many checkpoints without a new version"
+        );
+    }
+
+    /// Forgets lists of files that no view from `oldest_view` on picks.
+    fn forget_old_lists(&self, oldest_view: u64) -> Result<(), TreeError> {
+        let mut lists = self.tree.get_version_history_lock();
+        let forgotten = lists.maintenance(&self.folder, above(oldest_view));
+        forgotten.map_err(|error| write_error("removing old versions", error))
+    }
+}
+
+fn write_error(what: &str, error: lsm_tree::Error) -> TreeError {
+    match error {
+        lsm_tree::Error::Io(error) => TreeError::io(what, &error),
+        other => TreeError::damaged(what, other.to_string()),
+    }
+}
+
+impl Engine for LsmEngine {
+    fn begin_entry(&self, last_version: u64) {
+        self.counter.fetch_max((last_version << STEP_BITS) + 1);
+    }
+
+    fn insert(&self, key: &[u8], version: u64, row: Bytes) -> Result<u64, TreeError> {
+        let (key, number) = (record_key(key), version << STEP_BITS);
+        debug_assert!(
+            self.tree
+                .active_memtable()
+                .get(&key, SeqNo::MAX)
+                .is_none_or(|newest| newest.key.seqno < number),
+            "versions of a key rise"
+        );
+        let (bytes, _) = self.tree.insert(key, &*row, number);
+        Ok(bytes)
+    }
+
+    fn get(&self, key: &[u8], version: u64) -> Result<Option<Bytes>, TreeError> {
+        let row = self.tree.get(record_key(key), above(version));
+        let row = row.map_err(|error| read_error("reading a key", error))?;
+        Ok(row.map(|row| Bytes::copy_from_slice(&row)))
+    }
+
+    fn visit(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        version: u64,
+        each: &mut dyn FnMut(Visited) -> ControlFlow<()>,
+    ) -> Result<(), TreeError> {
+        let range = record_range(start, end);
+        for item in self.tree.range::<Vec<u8>, _>(range, above(version), None) {
+            let visited = match item.into_inner() {
+                Ok((key, row)) => Ok((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(&row))),
+                Err(error) => Err(read_error("scanning", error)),
+            };
+            if each(visited).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn seal(&self, control: Bytes) -> Result<(), TreeError> {
+        self.assert_steps_left();
+        let _ = self.tree.insert(CONTROL_KEY, &*control, self.counter.next());
+        let sealed = self.tree.rotate_memtable();
+        assert!(sealed.is_some(), "the memtable holds at least the control row");
+        Ok(())
+    }
+
+    fn sealed_count(&self) -> usize {
+        self.tree.sealed_memtable_count()
+    }
+
+    fn flush(&self, oldest_view: u64) -> Result<(), TreeError> {
+        self.assert_steps_left();
+        let turn = self.tree.get_flush_lock();
+        let flushed = self.tree.flush(&turn, above(oldest_view));
+        flushed.map_err(|error| write_error("flushing", error))?;
+        self.forget_old_lists(oldest_view)
+    }
+
+    fn compact(&self, oldest_view: u64, full: bool) -> Result<bool, TreeError> {
+        self.assert_steps_left();
+        self.floor.store(oldest_view, Ordering::Release);
+        self.forget_old_lists(oldest_view)?;
+        let before = self.tree.current_version().id();
+        let compacted = if full {
+            self.tree.major_compact(TABLE_BYTES_TARGET, above(oldest_view))
+        } else {
+            let strategy =
+                lsm_tree::compaction::Leveled::default().with_table_target_size(TABLE_BYTES_TARGET);
+            self.tree.compact(Arc::new(strategy), above(oldest_view))
+        };
+        if let Err(error) = compacted {
+            // Was it the input or the disk? Only the latter means that nothing can be written.
+            let (_, bad) = self.verify_files()?;
+            return Err(bad
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| write_error("compacting", error)));
+        }
+        Ok(self.tree.current_version().id() != before)
+    }
+
+    fn manifest(&self) -> Result<Manifest, TreeError> {
+        // Another step may replace the file list between looking and reading; then look again.
+        let mut tries = 0;
+        loop {
+            let version = self.tree.current_version();
+            let tables = version
+                .iter_tables()
+                .map(|table| (table.id(), table.checksum().into_u128()));
+            let sums = files::sums_of(&*self.disk, &self.folder, version.id(), tables);
+            tries += 1;
+            match sums {
+                Ok(files) => {
+                    return Ok(Manifest {
+                        version_id: version.id(),
+                        files,
+                    });
+                }
+                Err(error) if tries == 3 || self.tree.current_version().id() == version.id() => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn verify_files(&self) -> Result<(u64, Vec<TreeError>), TreeError> {
+        let mut bytes = 0;
+        let mut bad = Vec::new();
+        let version = self.tree.current_version(); // keeps its tables' files until the end
+        for table in version.iter_tables() {
+            let name = files::table_name(table.id());
+            let sum = files::sum_from_device(&*self.disk, &self.folder, &name);
+            match sum {
+                Ok(sum) if sum.xxh3_128 == table.checksum().into_u128() => bytes += sum.len,
+                Ok(sum) => {
+                    bytes += sum.len;
+                    bad.push(TreeError::damaged(name, "checksum mismatch"));
+                }
+                Err(error) => bad.push(error),
+            }
+        }
+        if let Err(error) = self.manifest() {
+            bad.push(error);
+        }
+        Ok((bytes, bad))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.tree.disk_space()
+    }
+
+    fn close(&self) -> Result<(), TreeError> {
+        Ok(()) // what is durable already is
+    }
+}

@@ -1,0 +1,354 @@
+//! All trees of a node: where they are, what they share, how much memory they take.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::engine::Recovered;
+use super::error::contain;
+use super::mark::ControlRow;
+use super::tree::{Position, Tree, TreeInner};
+use super::{EngineKind, Mark, MemoryDevice, TreeError, TreeId, lsm, table};
+use crate::disk::{Disk, SharedDisk, offload};
+use crate::shard::LogId;
+
+/// How a node stores its trees.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// The engine of every tree.
+    pub engine: EngineKind,
+    /// Memory for blocks read from disk, shared by all trees, in bytes.
+    pub cache_bytes: u64,
+    /// Memory for what is not durable yet, over all trees, in bytes. Over it,
+    /// [`Storage::over_budget`] names the tree to checkpoint.
+    pub memtable_budget_bytes: u64,
+    /// Table files kept open, over all trees.
+    pub open_files_max: usize,
+    /// Where [`EngineKind::Memory`] keeps checkpoints; its own when `None`.
+    pub memory_device: Option<Arc<MemoryDevice>>,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            engine: EngineKind::default(),
+            cache_bytes: 256 << 20,
+            memtable_budget_bytes: 256 << 20,
+            open_files_max: 512,
+            memory_device: None,
+        }
+    }
+}
+
+/// A tree that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The tree, at its last checkpoint.
+    pub tree: Tree,
+    /// The control state of that checkpoint; empty before the first.
+    pub control: Bytes,
+    /// The last log entry it holds; the log is applied again from the one after it.
+    pub applied: LogId,
+    /// The checkpoint is newer than the mark: the WAL must record [`Tree::mark`] again.
+    pub newer_than_mark: bool,
+}
+
+/// The trees of one node.
+pub struct Storage {
+    disk: SharedDisk,
+    root: PathBuf,
+    engine: EngineKind,
+    memtable_budget_bytes: u64,
+    shared: lsm::Shared,
+    device: Arc<MemoryDevice>,
+    open: Mutex<HashMap<TreeId, Slot>>,
+}
+
+/// Invariant: one operation or one open tree per name.
+enum Slot {
+    Opening,
+    Open(Weak<TreeInner>),
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Storage({} in {})", self.engine, self.root.display())
+    }
+}
+
+/// Keeps a tree's name reserved while it is created, opened or removed.
+struct Reservation<'a> {
+    storage: &'a Storage,
+    id: TreeId,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut open = self.storage.open.lock();
+        if matches!(open.get(&self.id), Some(Slot::Opening)) {
+            open.remove(&self.id);
+        }
+    }
+}
+
+impl Storage {
+    /// The trees in `root`, which is created if need be.
+    ///
+    /// # Errors
+    /// The directory cannot be created.
+    pub fn new(disk: SharedDisk, root: PathBuf, config: StorageConfig) -> Result<Arc<Self>, TreeError> {
+        if config.engine != EngineKind::Memory {
+            let made = disk.create_dir_all(&root).and_then(|()| {
+                disk.sync_dir(&root)?;
+                root.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
+            });
+            made.map_err(|error| TreeError::io("creating the directory of trees", &error))?;
+        }
+        Ok(Arc::new(Self {
+            disk,
+            root,
+            engine: config.engine,
+            memtable_budget_bytes: config.memtable_budget_bytes,
+            shared: lsm::Shared::new(config.cache_bytes, config.open_files_max),
+            device: config.memory_device.unwrap_or_default(),
+            open: Mutex::default(),
+        }))
+    }
+
+    /// The engine of every tree.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
+    }
+
+    /// Creates an empty tree; its name is durable when this returns.
+    ///
+    /// # Errors
+    /// `Exists`: the name was used before, perhaps by a creation that was cut short; take the next generation.
+    pub async fn create(&self, id: TreeId) -> Result<Tree, TreeError> {
+        let reservation = self.reserve(id)?;
+        let (disk, root) = (self.disk.clone(), self.root.clone());
+        let (kind, shared, device) = (self.engine, self.shared.clone(), self.device.clone());
+        let create = move || {
+            if kind == EngineKind::Memory {
+                return device.create(id);
+            }
+            let folder = root.join(id.to_string());
+            create_folder(&*disk, &root, &folder, id)?;
+            match kind {
+                EngineKind::Sled => table::sled::create(&disk, &folder, id),
+                _ => {
+                    let engine = Box::new(lsm::create(&disk, &folder, &shared)?);
+                    Ok(Recovered {
+                        engine,
+                        control: None,
+                        version_id: 0,
+                    })
+                }
+            }
+        };
+        let recovered = self.run("creating a tree", create).await?;
+        Ok(self.register(&reservation, recovered, Position::default()))
+    }
+
+    /// Opens a tree, after its raw files have been compared with the mark that the WAL recorded last.
+    /// What lies between the tree's last checkpoint and the crash is not there: apply the log again.
+    /// For a boot that trusts nothing, [`Tree::sweep`] the tree next.
+    ///
+    /// # Errors
+    /// [`TreeError::sets_tree_aside`] tells whether the tree must be set aside and filled from peers.
+    pub async fn open(&self, id: TreeId, mark: Option<&Mark>) -> Result<Opened, TreeError> {
+        if let Some(mark) = mark {
+            if mark.tree != id {
+                return Err(TreeError::invalid(format!("the mark of {} for {id}", mark.tree)));
+            }
+            if mark.engine != self.engine {
+                return Err(TreeError::OtherEngine {
+                    tree: id,
+                    found: mark.engine,
+                });
+            }
+        }
+        let reservation = self.reserve(id)?;
+        let (disk, folder, owned_mark) = (self.disk.clone(), self.folder(id), mark.cloned());
+        let (kind, shared, device) = (self.engine, self.shared.clone(), self.device.clone());
+        let open = move || {
+            let mark = owned_mark.as_ref();
+            match kind {
+                EngineKind::Lsm => lsm::open(&disk, &folder, &shared, id, mark),
+                EngineKind::Memory => device.open(id, mark),
+                EngineKind::Sled => table::sled::open(&disk, &folder, id, mark),
+            }
+        };
+        let recovered = self.run("opening a tree", open).await?;
+        let (position, control) = check_control(id, &recovered, mark)?;
+        let version_id = recovered.version_id;
+        Ok(Opened {
+            control,
+            applied: position.applied,
+            newer_than_mark: mark.map_or(version_id > 0, |mark| version_id > mark.version_id),
+            tree: self.register(&reservation, recovered, position),
+        })
+    }
+
+    /// Deletes a tree's folder, for ever. Close the tree, and drop its views, before.
+    ///
+    /// # Errors
+    /// `InUse` while a handle or view is open; `Missing` when there is none.
+    pub async fn remove(&self, id: TreeId) -> Result<(), TreeError> {
+        let _reservation = self.reserve(id)?;
+        let (disk, root, folder) = (self.disk.clone(), self.root.clone(), self.folder(id));
+        let (kind, device) = (self.engine, self.device.clone());
+        let remove = move || {
+            if kind == EngineKind::Memory {
+                return device.remove(id);
+            }
+            let removed = disk.exists(&folder).and_then(|exists| {
+                if exists {
+                    disk.remove_dir_all(&folder)?;
+                    disk.sync_dir(&root)?;
+                }
+                Ok(exists)
+            });
+            match removed {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(TreeError::Missing { tree: id }),
+                Err(error) => Err(TreeError::io("removing a tree", &error)),
+            }
+        };
+        self.run("removing a tree", remove).await
+    }
+
+    /// Every tree there is a folder of, complete or not. Names of other things are left out.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<TreeId>, TreeError> {
+        if self.engine == EngineKind::Memory {
+            return Ok(self.device.trees());
+        }
+        let entries = self.disk.list(&self.root);
+        let entries = entries.map_err(|error| TreeError::unreadable("the directory of trees", &error))?;
+        let mut ids: Vec<TreeId> = entries
+            .iter()
+            .filter_map(|entry| entry.name.parse().ok())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Memory of what is not durable yet, over all trees.
+    pub fn memtable_bytes(&self) -> u64 {
+        self.open_trees().iter().map(Tree::memtable_bytes).sum()
+    }
+
+    /// The bound on it.
+    pub fn memtable_budget_bytes(&self) -> u64 {
+        self.memtable_budget_bytes
+    }
+
+    /// The tree to checkpoint next: the one with the largest memtable, while the budget is exceeded.
+    pub fn over_budget(&self) -> Option<TreeId> {
+        let sizes: Vec<(u64, TreeId)> = self
+            .open_trees()
+            .iter()
+            .map(|tree| (tree.memtable_bytes(), tree.id()))
+            .collect();
+        let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
+        let (_, largest) = sizes.into_iter().max()?;
+        (total > self.memtable_budget_bytes).then_some(largest)
+    }
+
+    /// Bytes on disk, over the open trees.
+    pub fn disk_bytes(&self) -> u64 {
+        self.open_trees().iter().map(Tree::disk_bytes).sum()
+    }
+
+    fn open_trees(&self) -> Vec<Tree> {
+        let open = self.open.lock();
+        let alive = open.values().filter_map(|slot| match slot {
+            Slot::Open(tree) => tree.upgrade(),
+            Slot::Opening => None,
+        });
+        alive.map(Tree::from_inner).collect()
+    }
+
+    fn folder(&self, id: TreeId) -> PathBuf {
+        self.root.join(id.to_string())
+    }
+
+    fn reserve(&self, id: TreeId) -> Result<Reservation<'_>, TreeError> {
+        let mut open = self.open.lock();
+        match open.get(&id) {
+            Some(Slot::Opening) => return Err(TreeError::InUse { tree: id }),
+            Some(Slot::Open(tree)) if tree.strong_count() > 0 => return Err(TreeError::InUse { tree: id }),
+            _ => open.insert(id, Slot::Opening),
+        };
+        Ok(Reservation { storage: self, id })
+    }
+
+    fn register(&self, reservation: &Reservation<'_>, recovered: Recovered, position: Position) -> Tree {
+        let id = reservation.id;
+        let inner = TreeInner::new(id, self.engine, recovered.engine, self.disk.clone(), position);
+        inner.engine.begin_entry(position.last_version);
+        let inner = Arc::new(inner);
+        self.open.lock().insert(id, Slot::Open(Arc::downgrade(&inner)));
+        Tree::from_inner(inner)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        job: impl FnOnce() -> Result<T, TreeError> + Send + 'static,
+    ) -> Result<T, TreeError> {
+        let contained = offload(&*self.disk, move || contain(doing, job)).await;
+        Ok(contained.map_err(|error| TreeError::io(doing, &error))??)
+    }
+}
+
+fn create_folder(disk: &dyn Disk, root: &Path, folder: &Path, id: TreeId) -> Result<(), TreeError> {
+    let io = |error: std::io::Error| TreeError::io("creating a tree", &error);
+    if disk.exists(folder).map_err(io)? {
+        return Err(TreeError::Exists { tree: id });
+    }
+    disk.create_dir_all(folder).map_err(io)?;
+    disk.sync_dir(root).map_err(io)
+}
+
+/// The tree's own word on what it holds, which must not be older than the mark.
+fn check_control(
+    id: TreeId,
+    recovered: &Recovered,
+    mark: Option<&Mark>,
+) -> Result<(Position, Bytes), TreeError> {
+    let row = match &recovered.control {
+        Some(row) => ControlRow::decode(id, row)?,
+        None => ControlRow {
+            tree: id,
+            applied: LogId::default(),
+            last_version: 0,
+            control: Bytes::new(),
+        },
+    };
+    let ControlRow {
+        applied,
+        last_version,
+        control,
+        ..
+    } = row;
+    if let Some(mark) = mark
+        && (applied < mark.applied || last_version < mark.last_version)
+    {
+        let position = format!("is at {applied}, recorded was {}", mark.applied);
+        return Err(TreeError::damaged("control row", position));
+    }
+    Ok((
+        Position {
+            applied,
+            last_version,
+        },
+        control,
+    ))
+}

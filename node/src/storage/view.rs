@@ -1,0 +1,250 @@
+//! Reads of a tree at one version.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::engine::Visited;
+use super::tree::Tree;
+use super::{StoredRecord, TreeError};
+
+/// Rows a page looks at, deleted ones included, before it ends early.
+const PAGE_ROWS_MAX: usize = 65_536;
+
+/// What a read of one key found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The key's record.
+    Value(StoredRecord),
+    /// The key has no value, for certain.
+    Absent {
+        /// The version of the delete, when it is still stored. Replicas forget it at different times.
+        deleted_version: Option<u64>,
+    },
+    /// What is stored cannot be believed. Ask a healthy peer.
+    Unproven(TreeError),
+}
+
+/// Part of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Records in key order. May be empty although there is more: look at `resume`.
+    pub records: Vec<StoredRecord>,
+    /// Where to go on; `None` when the range is exhausted.
+    pub resume: Option<Bytes>,
+}
+
+/// An order-independent sum over live records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// How many.
+    pub records: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// Wrapping sum of [`StoredRecord::digest`].
+    pub digest: u128,
+}
+
+impl Digest {
+    /// Adds one live record.
+    pub fn add(&mut self, record: &StoredRecord) {
+        self.records += 1;
+        self.bytes += record.payload_bytes() as u64;
+        self.digest = self.digest.wrapping_add(record.digest());
+    }
+}
+
+/// A tree at one version. Holds old versions (and their memory) until its last clone is dropped.
+#[derive(Clone)]
+pub struct View(Arc<OpenView>);
+
+struct OpenView {
+    tree: Tree,
+    version: u64,
+}
+
+impl Drop for OpenView {
+    fn drop(&mut self) {
+        self.tree.inner.views.close(self.version);
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "View({} at {})", self.0.tree.id(), self.0.version)
+    }
+}
+
+impl View {
+    /// The caller has counted the view as open.
+    pub(crate) fn opened(tree: Tree, version: u64) -> Self {
+        Self(Arc::new(OpenView { tree, version }))
+    }
+
+    /// The version read.
+    pub fn version(&self) -> u64 {
+        self.0.version
+    }
+
+    /// The tree read.
+    pub fn tree(&self) -> &Tree {
+        &self.0.tree
+    }
+
+    /// Reads one key. May block on a disk read.
+    pub fn get(&self, key: &[u8]) -> Lookup {
+        let inner = &self.0.tree.inner;
+        let row = inner.guard("reading a key", || inner.engine.get(key, self.0.version));
+        match row.map(|row| row.map(|row| self.decode(key, &row))) {
+            Ok(None) => Lookup::Absent {
+                deleted_version: None,
+            },
+            Ok(Some(Ok(record))) if record.value.is_none() => Lookup::Absent {
+                deleted_version: Some(record.version),
+            },
+            Ok(Some(Ok(record))) => Lookup::Value(record),
+            Ok(Some(Err(error))) | Err(error) => Lookup::Unproven(error),
+        }
+    }
+
+    fn decode(&self, key: &[u8], row: &Bytes) -> Result<StoredRecord, TreeError> {
+        let record = StoredRecord::decode(key, row)?;
+        if record.version > self.0.version {
+            let position = format!(
+                "key {}: version {} in a view at {}",
+                key.escape_ascii(),
+                record.version,
+                self.0.version
+            );
+            return Err(TreeError::damaged("record", position));
+        }
+        Ok(record)
+    }
+
+    /// Live records of `[start, end)` in key order; an empty `end` is none. A page holds at least one
+    /// record if there is any within reach, then as many as both bounds allow.
+    ///
+    /// # Errors
+    /// Any error means that nothing is known about the range: the answer is `Unproven`, never a short page.
+    pub fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Page, TreeError> {
+        self.page(start, end, max_records, max_bytes, false)
+    }
+
+    /// The newest record of every key from `start` on, deleted ones included: for transfers between replicas.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub fn scan_all(&self, start: &[u8], max_bytes: usize) -> Result<Page, TreeError> {
+        self.page(start, &[], usize::MAX, max_bytes, true)
+    }
+
+    /// As [`View::scan_all`], for `[start, end)`.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub fn scan_all_in(&self, start: &[u8], end: &[u8], max_bytes: usize) -> Result<Page, TreeError> {
+        self.page(start, end, usize::MAX, max_bytes, true)
+    }
+
+    fn page(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        max_records: usize,
+        max_bytes: usize,
+        deleted_too: bool,
+    ) -> Result<Page, TreeError> {
+        let mut page = Page::default();
+        let (mut bytes, mut rows) = (0, 0);
+        self.visit(start, end, &mut |record| {
+            let record = record?;
+            rows += 1;
+            let wanted = deleted_too || record.value.is_some();
+            bytes += if wanted { record.payload_bytes() } else { 0 };
+            let full = !page.records.is_empty() && (page.records.len() >= max_records || bytes > max_bytes);
+            if (wanted && full) || rows > PAGE_ROWS_MAX {
+                page.resume = Some(record.key);
+                return Ok(ControlFlow::Break(()));
+            }
+            if wanted {
+                page.records.push(record);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(page)
+    }
+
+    /// The order-independent sum over all live records. Reads everything, off the caller's thread.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub async fn digest(&self) -> Result<Digest, TreeError> {
+        self.digest_of(&[], &[]).await
+    }
+
+    /// As [`View::digest`], over `[start, end)`.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub async fn digest_of(&self, start: &[u8], end: &[u8]) -> Result<Digest, TreeError> {
+        let (view, start, end) = (self.clone(), start.to_vec(), end.to_vec());
+        let job = move || {
+            let mut digest = Digest::default();
+            view.visit(&start, &end, &mut |record| {
+                let record = record?;
+                if record.value.is_some() {
+                    digest.add(&record);
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            Ok(digest)
+        };
+        self.0.tree.inner.offload("summing a view", job).await
+    }
+
+    /// Calls `each` for every row in `[start, end)`, decoded; an error it returns ends the visit.
+    /// After an error in place of a row, the rows that follow are right but not complete.
+    pub(crate) fn visit(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        each: &mut dyn FnMut(Result<StoredRecord, TreeError>) -> Result<ControlFlow<()>, TreeError>,
+    ) -> Result<(), TreeError> {
+        if !end.is_empty() && start >= end {
+            return Ok(());
+        }
+        let mut outcome = Ok(());
+        let mut last: Option<Bytes> = None;
+        let mut step = |visited: Visited| {
+            let record = visited.and_then(|(key, row)| {
+                let rising = last.as_ref().is_none_or(|last| *last < key);
+                let inside = &*key >= start && (end.is_empty() || &*key < end);
+                last = Some(key.clone());
+                if !rising || !inside {
+                    return Err(TreeError::damaged(
+                        "scan",
+                        format!("key {} out of order", key.escape_ascii()),
+                    ));
+                }
+                self.decode(&key, &row)
+            });
+            each(record).unwrap_or_else(|error| {
+                outcome = Err(error);
+                ControlFlow::Break(())
+            })
+        };
+        let inner = &self.0.tree.inner;
+        inner.guard("scanning", || {
+            inner.engine.visit(start, end, self.0.version, &mut step)
+        })?;
+        outcome
+    }
+}
