@@ -147,7 +147,6 @@ impl ReplicaStore {
             Ok(control) if control.applied() >= recorded.applied.map(LogId::from) => Some((opened.tree, control)),
             _ => {
                 Self::report(parts, "control row does not fit the log's record", "refill");
-                opened.tree.close().await;
                 None
             }
         }
@@ -243,6 +242,19 @@ impl ReplicaStore {
     }
 
     fn set_aside_locked(&self, state: &mut State, error: &TreeError) {
+        let of_the_tree = matches!(
+            error,
+            TreeError::Damaged { .. }
+                | TreeError::Missing { .. }
+                | TreeError::Unclean { .. }
+                | TreeError::OtherEngine { .. }
+                | TreeError::Io { .. }
+        );
+        if !of_the_tree {
+            // A closed tree is being stopped; the rest are faults of the caller.
+            tracing::warn!(id = ?self.parts.id, %error, "a tree could not answer");
+            return;
+        }
         if state.tree.take().is_some() {
             Self::report(&self.parts, &error.to_string(), "refill");
             self.trust.send_replace(Trust::Refilling);
@@ -344,9 +356,7 @@ impl ReplicaStore {
             state.refill = None;
             state.tree.replace(incoming.tree)
         };
-        if let Some(old) = old {
-            old.close().await;
-        }
+        drop(old);
         self.trust.send_replace(Trust::Trusted);
         self.release_hold();
         self.parts.health.repaired(self.parts.id.shard_id, "tree");
@@ -482,8 +492,10 @@ impl ReplicaStore {
     /// Lets go of the tree's files.
     pub async fn close(&self) {
         let tree = self.state.lock().tree.take();
-        if let Some(tree) = tree {
-            tree.close().await;
+        if let Some(tree) = tree
+            && let Err(error) = tree.close().await
+        {
+            tracing::warn!(id = ?self.parts.id, %error, "a tree was not closed in order");
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::shard::{Write, WriteKind};
 const ENTRIES_KEPT: u64 = 64;
 /// A leader keeps at most this many entries for a live follower; beyond it a view is cheaper.
 const ENTRIES_KEPT_FOR_FOLLOWER: u64 = 4_096;
+/// How often live records are counted, for figures.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a leader looks for writers' memories to forget.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -32,7 +34,8 @@ async fn rounds(replica: &Arc<Replica>) {
     // Replicas of a node do not all start their rounds at once.
     let phase = replica.context().clock.random_u64() % settings.maintenance_interval_ms.max(1);
     tokio::time::sleep(Duration::from_millis(phase)).await;
-    let (mut checkpointed, mut expired) = (now(), now());
+    let (mut checkpointed, mut expired, mut counted) = (now(), now(), now());
+    let mut count_pause = COUNT_INTERVAL;
     loop {
         tokio::time::sleep(interval).await;
         if checkpoint_due(replica, checkpointed) {
@@ -40,6 +43,12 @@ async fn rounds(replica: &Arc<Replica>) {
                 tracing::error!(id = ?replica.id(), %error, "a checkpoint could not be recorded");
             }
             checkpointed = now();
+            if counted.elapsed() > count_pause {
+                counted = now();
+                replica.count().await;
+                // Counting reads everything: it may take a twentieth of the time.
+                count_pause = COUNT_INTERVAL.max(counted.elapsed() * 20);
+            }
         }
         if expired.elapsed() > EXPIRE_INTERVAL {
             expired = now();

@@ -22,6 +22,6 @@ mod replicas;
 mod transfer;
 
 pub use context::{ReplicaContext, ReplicaSettings};
-pub use replica::{Replica, ReplicaFigures};
+pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};
 pub use transfer::serve_view;

@@ -28,7 +28,7 @@ use crate::raft::{
     Trust, config, handle_message,
 };
 use crate::shard::{Write, WriteResult};
-use crate::storage::{Lookup, Page, StoredRecord, View};
+use crate::storage::{Lookup, Page, StoredRecord, TreeError, View};
 use crate::wal::GroupId;
 
 /// A shard that was never initialised by its first replica's node is, after this long, by any other.
@@ -62,14 +62,9 @@ pub struct Replica {
     receiving: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Live records and their bytes when they were last counted.
+    live: parking_lot::Mutex<(u64, u64)>,
     state_machine_gone: parking_lot::Mutex<Option<oneshot::Receiver<()>>>,
-}
-
-/// A replica in figures.
-#[derive(Clone, Debug, Default)]
-pub struct ReplicaFigures {
-    /// For `node status`.
-    pub status: v1::ReplicaStatus,
 }
 
 impl Replica {
@@ -141,6 +136,7 @@ impl Replica {
             receiving: tokio::sync::Mutex::new(()),
             stop: stop.clone(),
             tasks: tasks.clone(),
+            live: parking_lot::Mutex::default(),
             state_machine_gone: parking_lot::Mutex::new(Some(state_machine_gone)),
         });
         tasks.spawn(maintenance::run(replica.clone(), stop.clone()));
@@ -400,7 +396,7 @@ impl Replica {
             Trust::Trusted => "trusted",
             Trust::Refilling => "refilling",
         };
-        let (records, data_bytes) = self.store.tree().map_or((0, 0), |tree| tree.live_estimate());
+        let (records, data_bytes) = *self.live.lock();
         v1::ReplicaStatus {
             shard_id: self.id.shard_id,
             replica_id: own,
@@ -437,6 +433,16 @@ impl Replica {
     /// The log refused the record.
     pub async fn checkpoint(&self) -> io::Result<()> {
         maintenance::checkpoint(self).await
+    }
+
+    /// Counts live records, for figures; reads the whole tree.
+    pub(super) async fn count(&self) {
+        let Some(view) = self.store.view() else { return };
+        match view.digest().await {
+            Ok(sum) => *self.live.lock() = (sum.records, sum.bytes),
+            Err(TreeError::Closed) => {}
+            Err(damage) => self.store.set_aside(&damage),
+        }
     }
 
     /// Whether its Raft still runs. `is_leader` and the metrics cannot tell: a panicked core goes
@@ -528,7 +534,14 @@ async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
     let Some(tree) = replica.store.tree() else { return };
     tokio::select! {
         report = tree.sweep() => match report {
-            Ok(report) => tracing::debug!(id = ?replica.id, ?report, "swept"),
+            Ok(report) => {
+                *replica.live.lock() = (report.live.records, report.live.bytes);
+                let bad = report.bad_files.first().or(report.bad_spans.first().map(|span| &span.error));
+                if let Some(damage) = bad {
+                    replica.store.set_aside(damage);
+                }
+            }
+            Err(TreeError::Closed) => {}
             Err(damage) => replica.store.set_aside(&damage),
         },
         () = stop.cancelled() => {}

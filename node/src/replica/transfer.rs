@@ -132,7 +132,7 @@ impl Receiver<'_> {
         match self.fill_tree(&tree).await {
             Ok(refill) => Ok(refill),
             Err(failed) => {
-                tree.close().await;
+                drop(tree);
                 if let Err(error) = self.context.storage.remove(id).await {
                     tracing::warn!(%error, ?id, "an unfinished tree could not be removed");
                 }
@@ -157,7 +157,6 @@ impl Receiver<'_> {
         }
         let control: Control = control.ok_or_else(|| TransferError::Damaged("no control state".to_owned()))?;
         let applied = control.applied().ok_or_else(|| TransferError::Damaged("an unborn shard".to_owned()))?;
-        tree.publish(control.last_version());
         let sealed = tree.seal(&control.encode().encode_to_vec(), applied)?;
         let mark = tree.flush(sealed).await?;
         Ok(Refill { tree: tree.clone(), control, mark })
@@ -210,6 +209,7 @@ impl Receiver<'_> {
                     return Err(TransferError::TooOld(index));
                 }
                 tree.begin_entry(received.last_version());
+                tree.publish(received.last_version());
                 *control = Some(received);
                 Ok(())
             }

@@ -12,7 +12,6 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use reelkv_proto::types::{KeyRange, KeyspaceId, NodeId, ShardId};
 use reelkv_proto::v1;
-use tokio::sync::watch;
 
 use crate::disk::{SharedDisk, read_file, write_file_atomically};
 
@@ -21,7 +20,6 @@ pub(super) struct DirectoryCopy {
     disk: SharedDisk,
     path: PathBuf,
     current: RwLock<Arc<v1::Directory>>,
-    changed: watch::Sender<u64>,
     writing: Mutex<()>,
 }
 
@@ -34,8 +32,7 @@ impl DirectoryCopy {
             whole.then(|| v1::Directory::decode(body).ok()).flatten()
         });
         let directory = stored.unwrap_or_default();
-        let changed = watch::Sender::new(directory.version);
-        Self { disk, path, current: RwLock::new(Arc::new(directory)), changed, writing: Mutex::new(()) }
+        Self { disk, path, current: RwLock::new(Arc::new(directory)), writing: Mutex::new(()) }
     }
 
     /// The map as known now.
@@ -57,13 +54,7 @@ impl DirectoryCopy {
             // The copy in memory serves; after a restart the map is learnt again.
             tracing::warn!(%error, "the directory copy could not be written");
         }
-        self.changed.send_replace(directory.version);
         *self.current.write() = Arc::new(directory);
-    }
-
-    /// Follows the version.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
     }
 }
 

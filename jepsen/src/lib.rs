@@ -1,0 +1,13 @@
+//! Fault-injection correctness tests: workloads, histories, checkers, and a seeded simulator
+//! that runs whole clusters in one process on virtual time.
+//!
+//! - [`history`] is what clients saw: invocations and completions.
+//! - [`linearizable`] judges a register history, per key.
+//! - [`register`] is the workload: reads, writes and conditional writes of a few keys.
+//! - [`sim`] is the world: real nodes (log, Raft, replicas, routing) over a simulated network
+//!   and simulated disks, all of it from one seed.
+
+pub mod history;
+pub mod linearizable;
+pub mod register;
+pub mod sim;
