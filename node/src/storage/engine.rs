@@ -24,8 +24,13 @@ pub(crate) struct Recovered {
     pub version_id: u64,
 }
 
-/// A row, or what was found in its place.
-pub(crate) type Visited = Result<(Bytes, Bytes), TreeError>;
+/// Keys `after < key <= through` of which some version cannot be read; `None` is unbounded. A visit
+/// up to and including `after`, or from behind `through`, does not run into the gap.
+pub(crate) struct Gap {
+    pub after: Option<Bytes>,
+    pub through: Option<Bytes>,
+    pub error: TreeError,
+}
 
 /// Versioned rows of one tree.
 pub(crate) trait Engine: Send + Sync {
@@ -39,15 +44,20 @@ pub(crate) trait Engine: Send + Sync {
     fn get(&self, key: &[u8], version: u64) -> Result<Option<Bytes>, TreeError>;
 
     /// Calls `each` for the newest row at or below `version` of every key in `[start, end)` (an
-    /// empty end is none), in key order, until it breaks. An error in place of a row means that
-    /// rows are missing between its neighbours; what follows it is right, but not complete.
+    /// empty end is none), in key order, until it breaks.
+    ///
+    /// # Errors
+    /// The visit ends at the first row that cannot be read: nothing is known about it and what follows.
     fn visit(
         &self,
         start: &[u8],
         end: &[u8],
         version: u64,
-        each: &mut dyn FnMut(Visited) -> ControlFlow<()>,
+        each: &mut dyn FnMut(Bytes, Bytes) -> ControlFlow<()>,
     ) -> Result<(), TreeError>;
+
+    /// Reads everything, piece by piece, and tells what cannot be read.
+    fn gaps(&self) -> Result<Vec<Gap>, TreeError>;
 
     /// Ends the memtable with a control row; later inserts go to a new one. Fast.
     fn seal(&self, control: Bytes) -> Result<(), TreeError>;

@@ -22,7 +22,8 @@
 //!   because opening deletes what it takes for leftovers. A state *older* than the mark, or
 //!   any checksum that is wrong, is damage. A *newer* one (the power failed between a flush and
 //!   its record in the WAL) is accepted if it is whole and its control row is not older than the mark.
-//! - An error ends a scan as an error; engines that read on past a bad block skip rows.
+//! - An error ends a scan as an error: an engine that reads on past a bad block leaves out rows, or
+//!   brings up older ones.
 //! - A panic of an engine is contained, and closes the tree.
 //!
 //! # Old versions

@@ -5,19 +5,20 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::TreeError;
+use super::engine::Gap;
 use super::tree::Tree;
-use super::view::Digest;
+use super::view::{Digest, View};
 
-/// Bad spans and files reported in detail; further ones are only counted.
+/// Bad files and spans reported in detail; further spans are only counted.
 const REPORTED_MAX: usize = 1_024;
 
-/// Keys about which nothing is known.
+/// Keys about which nothing is known: `after < key <= through`. What lies between two spans can be scanned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadSpan {
     /// The last good key before the span; `None` when it begins with the tree.
     pub after: Option<Bytes>,
-    /// The first good key behind the span; `None` when it reaches to the tree's end.
-    pub before: Option<Bytes>,
+    /// The last key that may be concerned; `None` when the span reaches to the tree's end.
+    pub through: Option<Bytes>,
     /// What was found.
     pub error: TreeError,
 }
@@ -27,9 +28,9 @@ pub struct BadSpan {
 pub struct SweepReport {
     /// The version that was read.
     pub version: u64,
-    /// Sum over the live records that could be read.
+    /// Sum over the live records outside bad spans.
     pub live: Digest,
-    /// Deleted records still stored.
+    /// Deleted records still stored, outside bad spans.
     pub deleted: u64,
     /// Bytes of files read from the device.
     pub file_bytes: u64,
@@ -47,12 +48,12 @@ impl SweepReport {
         self.bad_files.is_empty() && self.bad_span_count == 0
     }
 
-    fn add_bad(&mut self, after: Option<Bytes>, error: TreeError) {
+    fn add_bad(&mut self, after: Option<Bytes>, through: Option<Bytes>, error: TreeError) {
         self.bad_span_count += 1;
         if self.bad_spans.len() < REPORTED_MAX {
             self.bad_spans.push(BadSpan {
                 after,
-                before: None,
+                through,
                 error,
             });
         }
@@ -75,38 +76,92 @@ impl Tree {
         let (file_bytes, mut bad_files) = inner.guard("verifying files", || inner.engine.verify_files())?;
         bad_files.truncate(REPORTED_MAX);
         let view = self.view();
-        let mut report = SweepReport {
+        let clean = SweepReport {
             version: view.version(),
             file_bytes,
-            bad_files,
             ..SweepReport::default()
         };
-        let mut last_good: Option<Bytes> = None;
-        let mut open_spans = 0; // bad spans since the last good key
-        let visited = view.visit(&[], &[], &mut |record| {
-            match record {
-                Ok(record) => {
-                    for span in report.bad_spans.iter_mut().rev().take(open_spans) {
-                        span.before = Some(record.key.clone());
-                    }
-                    open_spans = 0;
-                    last_good = Some(record.key.clone());
-                    match record.value {
-                        Some(_) => report.live.add(&record),
-                        None => report.deleted += 1,
-                    }
-                }
-                Err(error) => {
-                    let listed = report.bad_spans.len();
-                    report.add_bad(last_good.clone(), error);
-                    open_spans += report.bad_spans.len() - listed;
-                }
+        if bad_files.is_empty() {
+            let mut report = clean.clone();
+            if sweep_between(&view, None, &[], &mut report).is_ok() {
+                return Ok(report);
             }
-            Ok(ControlFlow::Continue(()))
-        });
-        if let Err(error) = visited {
-            report.add_bad(last_good, error);
         }
-        Ok(report)
+        let mut report = SweepReport { bad_files, ..clean };
+        let gaps = inner.guard("looking for gaps", || inner.engine.gaps())?;
+        sweep_around(&view, united(gaps), &mut report);
+        inner.guard("ending a sweep", || Ok(report))
     }
+}
+
+/// Gaps in key order, none touching the next.
+fn united(mut gaps: Vec<Gap>) -> Vec<Gap> {
+    gaps.sort_by(|a, b| a.after.cmp(&b.after));
+    let mut united: Vec<Gap> = Vec::new();
+    for gap in gaps {
+        match united.last_mut() {
+            Some(last) if last.through.is_none() || gap.after < last.through => {
+                let reaches_end = last.through.is_none() || gap.through.is_none();
+                last.through = if reaches_end {
+                    None
+                } else {
+                    last.through.take().max(gap.through)
+                };
+            }
+            _ => united.push(gap),
+        }
+    }
+    united
+}
+
+/// Sweeps what lies between the gaps, and reports these.
+fn sweep_around(view: &View, gaps: Vec<Gap>, report: &mut SweepReport) {
+    let mut from: Option<Bytes> = None; // the last key of the gap before
+    for gap in gaps {
+        if let Some(last_good) = &gap.after
+            && let Err(error) = sweep_between(view, from.as_ref(), &successor(last_good), report)
+        {
+            report.add_bad(from, gap.after.clone(), error);
+        }
+        report.add_bad(gap.after, gap.through.clone(), gap.error);
+        match gap.through {
+            Some(through) => from = Some(through),
+            None => return,
+        }
+    }
+    if let Err(error) = sweep_between(view, from.as_ref(), &[], report) {
+        report.add_bad(from, None, error);
+    }
+}
+
+/// Adds up the records behind `after` and before `end`. A record that is wrong is a span of its
+/// own. After an error nothing was added: it is unknown where it lies.
+fn sweep_between(
+    view: &View,
+    after: Option<&Bytes>,
+    end: &[u8],
+    report: &mut SweepReport,
+) -> Result<(), TreeError> {
+    let mut sum = report.clone();
+    let mut last_good = after.cloned();
+    let start = after.map(|after| successor(after)).unwrap_or_default();
+    view.visit(&start, end, &mut |key, record| {
+        match record {
+            Ok(record) if record.value.is_some() => sum.live.add(&record),
+            Ok(_) => sum.deleted += 1,
+            Err(error) => {
+                sum.add_bad(last_good.clone(), Some(key.clone()), error);
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
+        last_good = Some(key.clone());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    *report = sum;
+    Ok(())
+}
+
+/// The first key behind `key`.
+fn successor(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::engine::Visited;
 use super::tree::Tree;
 use super::{StoredRecord, TreeError};
 
@@ -164,7 +163,7 @@ impl View {
     ) -> Result<Page, TreeError> {
         let mut page = Page::default();
         let (mut bytes, mut rows) = (0, 0);
-        self.visit(start, end, &mut |record| {
+        self.visit(start, end, &mut |_, record| {
             let record = record?;
             rows += 1;
             let wanted = deleted_too || record.value.is_some();
@@ -198,7 +197,7 @@ impl View {
         let (view, start, end) = (self.clone(), start.to_vec(), end.to_vec());
         let job = move || {
             let mut digest = Digest::default();
-            view.visit(&start, &end, &mut |record| {
+            view.visit(&start, &end, &mut |_, record| {
                 let record = record?;
                 if record.value.is_some() {
                     digest.add(&record);
@@ -210,33 +209,30 @@ impl View {
         self.0.tree.inner.offload("summing a view", job).await
     }
 
-    /// Calls `each` for every row in `[start, end)`, decoded; an error it returns ends the visit.
-    /// After an error in place of a row, the rows that follow are right but not complete.
+    /// Calls `each` for every key in `[start, end)` with its row, decoded; ends at an error that it
+    /// returns, or when a row cannot be read.
     pub(crate) fn visit(
         &self,
         start: &[u8],
         end: &[u8],
-        each: &mut dyn FnMut(Result<StoredRecord, TreeError>) -> Result<ControlFlow<()>, TreeError>,
+        each: &mut dyn FnMut(&Bytes, Result<StoredRecord, TreeError>) -> Result<ControlFlow<()>, TreeError>,
     ) -> Result<(), TreeError> {
         if !end.is_empty() && start >= end {
             return Ok(());
         }
         let mut outcome = Ok(());
         let mut last: Option<Bytes> = None;
-        let mut step = |visited: Visited| {
-            let record = visited.and_then(|(key, row)| {
-                let rising = last.as_ref().is_none_or(|last| *last < key);
-                let inside = &*key >= start && (end.is_empty() || &*key < end);
-                last = Some(key.clone());
-                if !rising || !inside {
-                    return Err(TreeError::damaged(
-                        "scan",
-                        format!("key {} out of order", key.escape_ascii()),
-                    ));
-                }
-                self.decode(&key, &row)
-            });
-            each(record).unwrap_or_else(|error| {
+        let mut step = |key: Bytes, row: Bytes| {
+            let rising = last.as_ref().is_none_or(|last| *last < key);
+            let inside = &*key >= start && (end.is_empty() || &*key < end);
+            let visited = if rising && inside {
+                each(&key, self.decode(&key, &row))
+            } else {
+                let position = format!("key {} is out of order", key.escape_ascii());
+                Err(TreeError::damaged("scan", position))
+            };
+            last = Some(key);
+            visited.unwrap_or_else(|error| {
                 outcome = Err(error);
                 ControlFlow::Break(())
             })

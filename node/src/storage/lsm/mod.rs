@@ -14,7 +14,8 @@
 //!   even when the neighbour is `>= t`. So the state at t survives only in the older list, which stays as
 //!   long as the oldest view `v` is dropped at `(v + 1) << 20`. Number 0 means "keep all".
 //! - `get` stops at the first hit, memtable first: versions of a key are inserted in rising order.
-//! - Iterators go on after an error and skip rows.
+//! - A tree's iterator goes on after an error *without the table that failed*: older versions from
+//!   other tables surface. The first error ends a scan.
 //! - Readers wait while a flush or compaction syncs its new list of files.
 
 #[cfg(test)]
@@ -35,7 +36,8 @@ use lsm_tree::config::{
 };
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
 
-use super::engine::{Engine, Manifest, Recovered, Visited};
+use self::files::table_name;
+use super::engine::{Engine, Gap, Manifest, Recovered};
 use super::tree::VERSION_LIMIT;
 use super::{Mark, TreeError, TreeId};
 use crate::disk::SharedDisk;
@@ -98,6 +100,25 @@ fn record_range(start: &[u8], end: &[u8]) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
         record_key(end)
     };
     (Bound::Included(record_key(start)), Bound::Excluded(end))
+}
+
+/// The stored key in one of the library's.
+fn record_of(key: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(&key[1..])
+}
+
+/// What a gap between two of the library's keys means for records; nothing, if it is within control rows.
+/// The key behind it may have a newer version inside it.
+fn gap(after: Option<&Bytes>, through: Option<&Bytes>, error: TreeError) -> Option<Gap> {
+    let is_record = |key: &&Bytes| key.first() == Some(&RECORD_PREFIX);
+    if through.is_some_and(|key| !is_record(&key)) {
+        return None;
+    }
+    Some(Gap {
+        after: after.filter(is_record).map(|key| record_of(key)),
+        through: through.map(|key| record_of(key)),
+        error,
+    })
 }
 
 fn read_error(what: &str, error: lsm_tree::Error) -> TreeError {
@@ -228,19 +249,42 @@ impl Engine for LsmEngine {
         start: &[u8],
         end: &[u8],
         version: u64,
-        each: &mut dyn FnMut(Visited) -> ControlFlow<()>,
+        each: &mut dyn FnMut(Bytes, Bytes) -> ControlFlow<()>,
     ) -> Result<(), TreeError> {
         let range = record_range(start, end);
         for item in self.tree.range::<Vec<u8>, _>(range, above(version), None) {
-            let visited = match item.into_inner() {
-                Ok((key, row)) => Ok((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(&row))),
-                Err(error) => Err(read_error("scanning", error)),
-            };
-            if each(visited).is_break() {
+            let (key, row) = item.into_inner().map_err(|error| read_error("scanning", error))?;
+            if each(record_of(&key), Bytes::copy_from_slice(&row)).is_break() {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn gaps(&self) -> Result<Vec<Gap>, TreeError> {
+        let mut gaps = Vec::new();
+        for table in self.tree.current_version().iter_tables() {
+            // One table's iterator does go on behind a bad block with what is right. A range that
+            // ends at a block's last key also reads the next block: the last good key is given up.
+            let (mut last, mut last_but_one) = (None, None);
+            let mut open: Option<TreeError> = None;
+            for item in table.iter() {
+                match item {
+                    Ok(item) => {
+                        let key = Bytes::copy_from_slice(&item.key.user_key);
+                        if let Some(error) = open.take() {
+                            gaps.extend(gap(last_but_one.as_ref(), Some(&key), error));
+                        }
+                        if last.as_ref() != Some(&key) {
+                            last_but_one = last.replace(key);
+                        }
+                    }
+                    Err(error) => open = open.or_else(|| Some(read_error(&table_name(table.id()), error))),
+                }
+            }
+            gaps.extend(open.and_then(|error| gap(last_but_one.as_ref(), None, error)));
+        }
+        Ok(gaps)
     }
 
     fn seal(&self, control: Bytes) -> Result<(), TreeError> {

@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 
 pub use memory::MemoryDevice;
 
-use super::engine::{Engine, Manifest, Recovered, Visited};
+use super::engine::{Engine, Gap, Manifest, Recovered};
 use super::{StoredRecord, TreeError};
 
 /// Bookkeeping of one row in memory, roughly.
@@ -164,7 +164,7 @@ impl<S: Store> Engine for TableEngine<S> {
         start: &[u8],
         end: &[u8],
         version: u64,
-        each: &mut dyn FnMut(Visited) -> ControlFlow<()>,
+        each: &mut dyn FnMut(Bytes, Bytes) -> ControlFlow<()>,
     ) -> Result<(), TreeError> {
         let mut from = Bound::Included(Bytes::copy_from_slice(start));
         loop {
@@ -175,12 +175,16 @@ impl<S: Store> Engine for TableEngine<S> {
             from = Bound::Excluded(last.clone());
             for (key, row) in rows {
                 if let Some(row) = row
-                    && each(Ok((key, row))).is_break()
+                    && each(key, row).is_break()
                 {
                     return Ok(());
                 }
             }
         }
+    }
+
+    fn gaps(&self) -> Result<Vec<Gap>, TreeError> {
+        Ok(Vec::new()) // memory can always be read
     }
 
     fn seal(&self, control: Bytes) -> Result<(), TreeError> {

@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods)] // tests copy and damage folders
 
 mod contract;
+mod damage;
+mod model;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
