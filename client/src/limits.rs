@@ -1,0 +1,46 @@
+//! The bounds a request must keep; checked here before anything is sent, and again by the node.
+
+use crate::error::{Error, Result};
+
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 4 << 10;
+/// Longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
+/// Most operations in one atomic batch.
+pub const BATCH_OPERATIONS_MAX: usize = 1_000;
+/// Most key and value bytes in one atomic batch.
+pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Largest scan page, in bytes of records.
+pub const PAGE_BYTES_MAX: u32 = 8 << 20;
+/// Longest keyspace name, in bytes.
+pub const KEYSPACE_NAME_BYTES_MAX: usize = 128;
+/// Largest message to or from a node.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    check_length("key", key.len(), KEY_BYTES_MAX)
+}
+
+pub(crate) fn check_value(value: &[u8]) -> Result<()> {
+    check_length("value", value.len(), VALUE_BYTES_MAX)
+}
+
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(Error::invalid(
+            "name",
+            "a keyspace name has 1 to 128 bytes and no control characters",
+        ));
+    }
+    check_length("name", name.len(), KEYSPACE_NAME_BYTES_MAX)
+}
+
+fn check_length(field: &str, length: usize, max: usize) -> Result<()> {
+    if length <= max {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        field,
+        format!("the {field} has {length} bytes, at most {max} are allowed"),
+    ))
+}
