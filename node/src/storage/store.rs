@@ -145,6 +145,7 @@ impl Storage {
                         engine,
                         control: None,
                         version_id: 0,
+                        highest_version: 0,
                     })
                 }
             }
@@ -332,6 +333,13 @@ fn check_control(
             control: Bytes::new(),
         },
     };
+    if recovered.highest_version > row.last_version {
+        let position = format!(
+            "rows up to version {}, control {}",
+            recovered.highest_version, row.last_version
+        );
+        return Err(TreeError::damaged("control row", position));
+    }
     let ControlRow {
         applied,
         last_version,

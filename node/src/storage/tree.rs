@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -77,9 +77,9 @@ pub(crate) struct TreeInner {
     pending: Mutex<VecDeque<PendingSeal>>,
     durable: Mutex<Position>,
     /// Once set, every call returns it.
-    broken: Mutex<Option<TreeError>>,
+    broken: OnceLock<TreeError>,
     /// Once set, nothing is made durable any more. A failed flush is never retried.
-    flush_failed: Mutex<Option<TreeError>>,
+    flush_failed: OnceLock<TreeError>,
     flushing: Arc<tokio::sync::Mutex<()>>,
     compacting: Arc<tokio::sync::Mutex<()>>,
 }
@@ -102,8 +102,8 @@ impl TreeInner {
             active_bytes: AtomicU64::new(0),
             pending: Mutex::default(),
             durable: Mutex::new(durable),
-            broken: Mutex::new(None),
-            flush_failed: Mutex::new(None),
+            broken: OnceLock::new(),
+            flush_failed: OnceLock::new(),
             flushing: Arc::default(),
             compacting: Arc::default(),
         }
@@ -115,13 +115,13 @@ impl TreeInner {
         doing: &str,
         job: impl FnOnce() -> Result<T, TreeError>,
     ) -> Result<T, TreeError> {
-        if let Some(error) = &*self.broken.lock() {
+        if let Some(error) = self.broken.get() {
             return Err(error.clone());
         }
         contain(doing, job).map_err(|contained| {
             if let Contained::Panicked(error) = &contained {
                 tracing::error!(tree = %self.id, %error, "tree given up");
-                self.broken.lock().get_or_insert_with(|| error.clone());
+                self.broken.get_or_init(|| error.clone());
             }
             contained.into()
         })
@@ -142,13 +142,13 @@ impl TreeInner {
     }
 
     fn flush(&self) -> Result<Mark, TreeError> {
-        if let Some(error) = &*self.flush_failed.lock() {
+        if let Some(error) = self.flush_failed.get() {
             return Err(error.clone());
         }
         let oldest_view = self.views.raise_floor();
         let flushed = self.guard("flushing", || self.engine.flush(oldest_view));
         if let Err(error) = flushed {
-            self.flush_failed.lock().get_or_insert_with(|| error.clone());
+            self.flush_failed.get_or_init(|| error.clone());
             return Err(error);
         }
         self.settle_seals()?;
@@ -399,7 +399,7 @@ impl Tree {
         let inner = self.inner.clone();
         let job = move || {
             let closed = inner.guard("closing", || inner.engine.close());
-            inner.broken.lock().get_or_insert(TreeError::Closed);
+            inner.broken.get_or_init(|| TreeError::Closed);
             closed
         };
         self.inner.offload("closing", job).await

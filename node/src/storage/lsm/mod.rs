@@ -152,10 +152,12 @@ pub(crate) fn open(
         return Err(TreeError::damaged("control row", "missing"));
     }
     let control = control.map(|row| Bytes::copy_from_slice(&row));
+    let highest = engine.tree.get_highest_persisted_seqno().unwrap_or(0);
     Ok(Recovered {
         engine: Box::new(engine),
         control,
         version_id,
+        highest_version: highest >> STEP_BITS,
     })
 }
 

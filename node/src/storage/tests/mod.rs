@@ -3,7 +3,9 @@
 
 mod contract;
 mod damage;
+mod faults;
 mod model;
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
