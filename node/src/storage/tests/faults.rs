@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::storage::checkpoint::Position;
 use crate::storage::engine::{Engine, Gap, Manifest};
-use crate::storage::tree::{Position, TreeInner};
+use crate::storage::tree::TreeInner;
 
 /// Flushes tried, by the one test that flushes.
 static FLUSHES: AtomicU32 = AtomicU32::new(0);
