@@ -97,7 +97,7 @@ impl Cluster {
             http_addr: String::new(),
             zone: machine.zone.clone(),
             join: self.machines.iter().map(|machine| machine.addr.clone()).collect(),
-            wal: WalConfig { segment_bytes: 256 << 10, ..WalConfig::default() },
+            wal: WalConfig { segment_bytes: 256 << 10, tail_cache_bytes: 64 << 10, ..WalConfig::default() },
             storage: StorageConfig {
                 engine: EngineKind::Memory,
                 memory_device: Some(machine.device.clone()),
@@ -111,7 +111,7 @@ impl Cluster {
             driver_interval_ms: 1_000,
             replace_after_ms: 3_000,
         };
-        let node = Node::open(options, Arc::new(machine.disk.clone()), machine.clock.clone(), Arc::new(transport.clone()));
+        let node = Node::open(options, machine.disk.mount(), machine.clock.clone(), Arc::new(transport.clone()));
         let node = node.await.with_context(|| format!("starting {}", machine.addr))?;
         self.network.attach(&transport, node);
         Ok(())

@@ -1,13 +1,483 @@
-//! TEMPORARY stand-in.
-#![allow(missing_docs)]
-use super::*; use std::collections::BTreeMap; use std::path::PathBuf; use parking_lot::Mutex;
-#[derive(Clone, Debug, Default)] pub struct SimDisk(Arc<Mutex<BTreeMap<PathBuf, SF>>>);
-#[derive(Clone, Debug, Default)] pub struct SF(Arc<Mutex<Vec<u8>>>);
-impl SimDisk { pub fn new(_: u64) -> Self { Self::default() } pub fn crash(&self, _: u64) {} }
-impl Disk for SimDisk {
- fn open(&self, p: &Path, m: Mode) -> io::Result<SharedFile> { let mut s = self.0.lock(); match (s.get(p), m) { (None, Mode::CreateNew) => { let f = SF::default(); s.insert(p.into(), f.clone()); Ok(Arc::new(f)) } (Some(_), Mode::CreateNew) => Err(io::ErrorKind::AlreadyExists.into()), (None, _) => Err(io::ErrorKind::NotFound.into()), (Some(f), _) => Ok(Arc::new(f.clone())) } }
- fn list(&self, d: &Path) -> io::Result<Vec<DirEntry>> { Ok(self.0.lock().iter().filter(|(p,_)| p.parent() == Some(d)).map(|(p,f)| DirEntry{name: p.file_name().unwrap().to_string_lossy().into(), is_dir: false, len_bytes: f.0.lock().len() as u64}).collect()) }
- fn create_dir_all(&self, _: &Path) -> io::Result<()> { Ok(()) } fn rename(&self, a: &Path, b: &Path) -> io::Result<()> { let mut s = self.0.lock(); let f = s.remove(a).ok_or(io::ErrorKind::NotFound)?; s.insert(b.into(), f); Ok(()) }
- fn remove_file(&self, p: &Path) -> io::Result<()> { self.0.lock().remove(p); Ok(()) } fn remove_dir_all(&self, _: &Path) -> io::Result<()> { Ok(()) } fn sync_dir(&self, _: &Path) -> io::Result<()> { Ok(()) } fn exists(&self, p: &Path) -> io::Result<bool> { Ok(self.0.lock().contains_key(p)) }
- fn lock_dir(&self, _: &Path) -> io::Result<Box<dyn Send + Sync>> { Ok(Box::new(())) } fn spawn(&self, job: Box<dyn FnOnce() + Send>) { tokio::spawn(async move { job() }); } }
-impl DiskFile for SF { fn read_at(&self, o: u64, b: &mut [u8]) -> io::Result<usize> { let s = self.0.lock(); let o = (o as usize).min(s.len()); let n = b.len().min(s.len()-o); b[..n].copy_from_slice(&s[o..o+n]); Ok(n) } fn write_at(&self, o: u64, d: &[u8]) -> io::Result<()> { let mut s = self.0.lock(); let e = o as usize + d.len(); if s.len() < e { s.resize(e, 0); } s[o as usize..e].copy_from_slice(d); Ok(()) } fn sync_data(&self) -> io::Result<()> { Ok(()) } fn len_bytes(&self) -> io::Result<u64> { Ok(self.0.lock().len() as u64) } fn allocate(&self, _: u64) -> io::Result<()> { Ok(()) } fn set_len(&self, l: u64) -> io::Result<()> { self.0.lock().resize(l as usize, 0); Ok(()) } fn drop_cached(&self) -> io::Result<()> { Ok(()) } }
+//! A simulated disk: files in memory behind a write-back cache that a power cut forgets.
+//!
+//! What a file system promises and no more: bytes are durable after `sync_data`, names after
+//! `sync_dir`. At a power cut each unsynced write is kept, lost or torn (any subset of its
+//! sectors); names that were not synced are kept up to some point and lost after it. The rest is
+//! decided by a seed. Directories themselves are durable at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::{DirEntry, Disk, DiskFile, Mode, SharedDisk, SharedFile};
+
+/// Unit that is written whole or not at all, in bytes.
+const SECTOR: usize = 512;
+/// How long a job takes, at most.
+const LATENCY_MAX: Duration = Duration::from_micros(400);
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, data: Vec<u8> },
+    Resize { len: usize },
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    durable: Vec<u8>,
+    current: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Set(PathBuf, u64),
+    Remove(PathBuf),
+}
+
+impl NameChange {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Set(path, _) | Self::Remove(path) => path,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+        match self {
+            Self::Set(path, inode) => names.insert(path.clone(), *inode),
+            Self::Remove(path) => names.remove(path),
+        };
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    inodes: BTreeMap<u64, Inode>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    name_changes: Vec<NameChange>,
+    dirs: BTreeSet<PathBuf>,
+    locked: BTreeSet<PathBuf>,
+    next_inode: u64,
+    /// Grows at each power cut; what was mounted before reaches nothing any more.
+    boot: u64,
+    operations: u64,
+    power_off_after: Option<u64>,
+    fail_syncs_after: Option<u64>,
+    syncs: u64,
+    rng: SmallRng,
+}
+
+/// The device; it outlives the machines that mount it.
+#[derive(Clone, Debug)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+/// The device as one life of a machine sees it.
+#[derive(Clone, Debug)]
+struct Mounted {
+    disk: SimDisk,
+    boot: u64,
+}
+
+#[derive(Debug)]
+struct SimFile {
+    mounted: Mounted,
+    inode: u64,
+}
+
+fn power_lost() -> io::Error {
+    io::Error::other("the machine has lost its power")
+}
+
+impl SimDisk {
+    /// An empty device.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            inodes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            dirs: BTreeSet::new(),
+            locked: BTreeSet::new(),
+            next_inode: 1,
+            boot: 0,
+            operations: 0,
+            power_off_after: None,
+            fail_syncs_after: None,
+            syncs: 0,
+            rng: SmallRng::seed_from_u64(seed),
+        })))
+    }
+
+    /// The device for one life of a machine, until the next power cut.
+    pub fn mount(&self) -> SharedDisk {
+        let boot = self.0.lock().boot;
+        Arc::new(Mounted { disk: self.clone(), boot })
+    }
+
+    /// Cuts the power.
+    pub fn crash(&self, seed: u64) {
+        let state = &mut *self.0.lock();
+        let mut rng = SmallRng::seed_from_u64(seed);
+        state.boot += 1;
+        state.power_off_after = None;
+        state.fail_syncs_after = None;
+        state.locked.clear();
+        for inode in state.inodes.values_mut() {
+            for change in std::mem::take(&mut inode.unsynced) {
+                settle(&mut inode.durable, &change, &mut rng);
+            }
+            inode.current = inode.durable.clone();
+        }
+        let kept = rng.random_range(0..=state.name_changes.len());
+        for change in state.name_changes.drain(..).take(kept) {
+            change.apply(&mut state.durable_names);
+        }
+        state.names = state.durable_names.clone();
+    }
+
+    /// Lets this many more operations happen; all later ones fail until the next [`SimDisk::crash`].
+    pub fn power_off_after(&self, operations: u64) {
+        let mut state = self.0.lock();
+        state.power_off_after = Some(state.operations + operations);
+    }
+
+    /// Lets this many more syncs succeed; the next one fails and loses what it should have written.
+    pub fn fail_syncs_after(&self, syncs: u64) {
+        let mut state = self.0.lock();
+        state.fail_syncs_after = Some(state.syncs + syncs);
+    }
+
+    /// Operations that changed something so far.
+    pub fn operations(&self) -> u64 {
+        self.0.lock().operations
+    }
+
+    /// Syncs of files so far.
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().syncs
+    }
+
+    /// Flips bits of a file at rest. False when there is no such byte.
+    pub fn corrupt(&self, path: &Path, offset: usize, mask: u8) -> bool {
+        self.edit(path, |bytes| match bytes.get_mut(offset) {
+            Some(byte) => {
+                *byte ^= mask;
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// Cuts a file at rest.
+    pub fn cut(&self, path: &Path, len: usize) -> bool {
+        self.edit(path, |bytes| {
+            bytes.truncate(len);
+            true
+        })
+    }
+
+    /// Overwrites a file at rest with zeros.
+    pub fn zero(&self, path: &Path) -> bool {
+        self.edit(path, |bytes| {
+            bytes.fill(0);
+            true
+        })
+    }
+
+    /// Loses a file at rest.
+    pub fn lose(&self, path: &Path) -> bool {
+        let mut state = self.0.lock();
+        state.durable_names.remove(path);
+        state.names.remove(path).is_some()
+    }
+
+    fn edit(&self, path: &Path, change: impl Fn(&mut Vec<u8>) -> bool) -> bool {
+        let mut state = self.0.lock();
+        let Some(inode) = state.names.get(path).copied() else { return false };
+        let Some(inode) = state.inodes.get_mut(&inode) else { return false };
+        change(&mut inode.durable) && change(&mut inode.current)
+    }
+
+    /// Files and their lengths.
+    pub fn files(&self) -> Vec<(PathBuf, usize)> {
+        let state = self.0.lock();
+        let len = |inode: &u64| state.inodes.get(inode).map_or(0, |inode| inode.current.len());
+        state.names.iter().map(|(path, inode)| (path.clone(), len(inode))).collect()
+    }
+
+    /// Another device with the same durable content.
+    pub fn copy(&self, seed: u64) -> Self {
+        let copy = Self::new(seed);
+        {
+            let (from, mut to) = (self.0.lock(), copy.0.lock());
+            to.inodes = from.inodes.clone();
+            to.names = from.names.clone();
+            to.durable_names = from.durable_names.clone();
+            to.name_changes = from.name_changes.clone();
+            to.dirs = from.dirs.clone();
+            to.next_inode = from.next_inode;
+        }
+        copy
+    }
+}
+
+/// What a power cut makes of one unsynced change.
+fn settle(durable: &mut Vec<u8>, change: &Change, rng: &mut SmallRng) {
+    match (change, rng.random_range(0..3)) {
+        (_, 0) => {}
+        (Change::Resize { len }, _) => durable.resize(*len, 0),
+        (Change::Write { offset, data }, 1) => write(durable, *offset, data),
+        (Change::Write { offset, data }, _) => {
+            // Torn: sector by sector.
+            let mut from = 0;
+            while from < data.len() {
+                let to = (from + SECTOR - (offset + from) % SECTOR).min(data.len());
+                if rng.random() {
+                    write(durable, offset + from, &data[from..to]);
+                }
+                from = to;
+            }
+        }
+    }
+}
+
+fn write(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    let end = offset + data.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[offset..end].copy_from_slice(data);
+}
+
+impl Mounted {
+    /// Runs `look` on the state of a machine that is on.
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.disk.0.lock();
+        let off = state.power_off_after.is_some_and(|after| state.operations >= after);
+        match state.boot == self.boot && !off {
+            true => look(&mut state),
+            false => Err(power_lost()),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        self.with(|state| {
+            state.operations += 1;
+            change(state)
+        })
+    }
+}
+
+impl Disk for Mounted {
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<SharedFile> {
+        let inode = match mode {
+            Mode::CreateNew => self.change(|state| {
+                if state.names.contains_key(path) {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                let inode = state.next_inode;
+                state.next_inode += 1;
+                state.inodes.insert(inode, Inode::default());
+                state.names.insert(path.to_owned(), inode);
+                state.name_changes.push(NameChange::Set(path.to_owned(), inode));
+                Ok(inode)
+            })?,
+            _ => self.with(|state| state.names.get(path).copied().ok_or(io::ErrorKind::NotFound.into()))?,
+        };
+        Ok(Arc::new(SimFile { mounted: self.clone(), inode }))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.with(|state| {
+            if !state.dirs.contains(dir) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let files = state.names.iter().filter(|(path, _)| path.parent() == Some(dir)).filter_map(|(path, inode)| {
+                let len_bytes = state.inodes.get(inode).map_or(0, |inode| inode.current.len() as u64);
+                Some(DirEntry { name: name(path)?, is_dir: false, len_bytes })
+            });
+            let dirs = state.dirs.iter().filter(|path| path.parent() == Some(dir));
+            let dirs = dirs.filter_map(|path| Some(DirEntry { name: name(path)?, is_dir: true, len_bytes: 0 }));
+            let mut entries: Vec<_> = files.chain(dirs).collect();
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(entries)
+        })
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.dirs.extend(dir.ancestors().map(Path::to_owned));
+            Ok(())
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|state| {
+            if state.dirs.contains(from) {
+                return rename_dir(state, from, to);
+            }
+            let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            state.names.insert(to.to_owned(), inode);
+            // One step for the file system: after a power cut both or neither.
+            state.name_changes.push(NameChange::Set(to.to_owned(), inode));
+            state.name_changes.push(NameChange::Remove(from.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.change(|state| {
+            state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+            state.name_changes.push(NameChange::Remove(path.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let below: Vec<PathBuf> = state.names.keys().filter(|path| path.starts_with(dir)).cloned().collect();
+            for path in below {
+                state.names.remove(&path);
+                state.name_changes.push(NameChange::Remove(path));
+            }
+            state.dirs.retain(|path| !path.starts_with(dir));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let (here, elsewhere): (Vec<_>, Vec<_>) =
+                state.name_changes.drain(..).partition(|change| change.path().parent() == Some(dir));
+            state.name_changes = elsewhere;
+            here.iter().for_each(|change| change.apply(&mut state.durable_names));
+            Ok(())
+        })
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.with(|state| Ok(state.names.contains_key(path) || state.dirs.contains(path)))
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.with(|state| match state.locked.insert(dir.to_owned()) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        })?;
+        Ok(Box::new(DirLock { mounted: self.clone(), dir: dir.to_owned() }))
+    }
+
+    fn spawn(&self, job: Box<dyn FnOnce() + Send>) {
+        let latency = LATENCY_MAX.mul_f64(self.disk.0.lock().rng.random::<f64>());
+        tokio::spawn(async move {
+            tokio::time::sleep(latency).await;
+            job();
+        });
+    }
+}
+
+fn rename_dir(state: &mut State, from: &Path, to: &Path) -> io::Result<()> {
+    let moved = |path: &Path| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
+    let files: Vec<(PathBuf, u64)> =
+        state.names.iter().filter(|(path, _)| path.starts_with(from)).map(|(path, inode)| (path.clone(), *inode)).collect();
+    for (path, inode) in files {
+        let Some(target) = moved(&path) else { continue };
+        state.names.remove(&path);
+        state.names.insert(target.clone(), inode);
+        state.name_changes.push(NameChange::Set(target, inode));
+        state.name_changes.push(NameChange::Remove(path));
+    }
+    let dirs: Vec<PathBuf> = state.dirs.iter().filter(|path| path.starts_with(from)).cloned().collect();
+    for dir in dirs {
+        state.dirs.remove(&dir);
+        state.dirs.extend(moved(&dir));
+    }
+    Ok(())
+}
+
+struct DirLock {
+    mounted: Mounted,
+    dir: PathBuf,
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // After a power cut the lock is gone already.
+        let _ = self.mounted.with(|state| Ok(state.locked.remove(&self.dir)));
+    }
+}
+
+impl SimFile {
+    fn with<T>(&self, look: impl FnOnce(&mut Inode) -> io::Result<T>) -> io::Result<T> {
+        self.mounted.with(|state| look(state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        self.mounted.change(|state| {
+            let inode = state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+            match &change {
+                Change::Write { offset, data } => write(&mut inode.current, *offset, data),
+                Change::Resize { len } => inode.current.resize(*len, 0),
+            }
+            inode.unsynced.push(change);
+            Ok(())
+        })
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.with(|inode| {
+            let from = (offset as usize).min(inode.current.len());
+            let read = buf.len().min(inode.current.len() - from);
+            buf[..read].copy_from_slice(&inode.current[from..from + read]);
+            Ok(read)
+        })
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(Change::Write { offset: offset as usize, data: data.to_vec() })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.mounted.change(|state| {
+            state.syncs += 1;
+            let fails = state.fail_syncs_after.is_some_and(|after| state.syncs > after);
+            let inode = state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+            inode.unsynced.clear();
+            if fails {
+                // As Linux does: the pages count as clean, and what they held is gone at the next boot.
+                return Err(io::Error::other("sync failed"));
+            }
+            inode.durable = inode.current.clone();
+            Ok(())
+        })
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.with(|inode| Ok(inode.current.len() as u64))
+    }
+
+    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        match self.len_bytes()? < len_bytes {
+            true => self.set_len(len_bytes),
+            false => Ok(()),
+        }
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.change(Change::Resize { len: len_bytes as usize })
+    }
+
+    fn drop_cached(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -6,10 +6,12 @@
 //! - `reads` shares one ReadIndex round among all reads that were waiting when it began.
 //! - `transfer` sends and receives a view; `refill` uses it to replace a tree that is not trusted.
 //! - `maintenance` checkpoints, purges and forgets.
+//! - `heal` fetches payloads that a replica's log lost, before its Raft starts.
 //! - `membership` replaces a replica that lost its log or its node.
 //! - [`Replicas`] holds the node's replicas and restarts one whose Raft has stopped.
 
 mod context;
+mod heal;
 mod hint;
 mod maintenance;
 mod membership;
@@ -21,6 +23,7 @@ mod replica;
 mod replicas;
 mod transfer;
 
+pub use heal::payload_of;
 pub use context::{ReplicaContext, ReplicaSettings};
 pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};

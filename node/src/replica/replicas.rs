@@ -11,6 +11,7 @@ use reelkv_proto::types::ShardId;
 use reelkv_proto::v1;
 use tokio_util::sync::CancellationToken;
 
+use super::heal;
 use super::replica::Replica;
 use super::ReplicaContext;
 use crate::error;
@@ -58,10 +59,18 @@ impl Replicas {
         all
     }
 
-    /// Starts a replica that the WAL knows. One that cannot be used is reported as damage.
+    /// Starts a replica that the WAL knows, after what its log lost has been fetched from the other
+    /// voters. One that cannot be used is reported as damage.
     pub async fn start(&self, id: GroupId) -> StartOutcome {
-        let _changing = self.changing.lock().await;
-        match self.start_locked(id).await {
+        let healed = heal::heal(&self.context, id).await;
+        let started = match healed {
+            Ok(()) => {
+                let _changing = self.changing.lock().await;
+                self.start_locked(id).await
+            }
+            Err(error) => Err(error),
+        };
+        match started {
             Ok(()) => StartOutcome::Started,
             Err(error) => {
                 self.context.health.damaged(v1::DamageEvent {

@@ -36,6 +36,8 @@ pub struct Member {
     pub(super) directory: DirectoryCopy,
     /// Replicas that can never run again under their id.
     pub(super) lost: Mutex<BTreeSet<GroupId>>,
+    /// Replicas whose logs are being healed from the other voters before they start.
+    pub(super) healing: Mutex<BTreeSet<GroupId>>,
     /// Shards of which this node, as leader, is replacing a replica.
     pub(super) replacing: Mutex<BTreeSet<u64>>,
     /// Changes of the directory's shape, one at a time on the meta shard's leader.
@@ -84,6 +86,7 @@ impl Member {
             replicas: Replicas::new(context),
             directory: copy,
             lost: Mutex::default(),
+            healing: Mutex::default(),
             replacing: Mutex::default(),
             reshaping: tokio::sync::Mutex::new(()),
             started: now(),
@@ -93,7 +96,7 @@ impl Member {
         Ok(member)
     }
 
-    async fn start_replicas(&self, recovery: crate::wal::Recovery) {
+    async fn start_replicas(self: &Arc<Self>, recovery: crate::wal::Recovery) {
         for damage in &recovery.damage {
             self.health.damaged(v1::DamageEvent {
                 node_id: self.node_id(),
@@ -107,13 +110,28 @@ impl Member {
             });
         }
         for group in recovery.groups {
-            let usable = group.damaged.is_empty() && self.replicas.start(group.id).await == StartOutcome::Started;
-            if !usable {
+            if !group.damaged.is_empty() {
                 self.lost.lock().insert(group.id);
+            } else if group.faulty.is_empty() {
+                self.start_replica(group.id).await;
+            } else {
+                // Other voters may wait for answers of this node: it goes on meanwhile.
+                self.healing.lock().insert(group.id);
+                let member = self.clone();
+                tokio::spawn(async move {
+                    member.start_replica(group.id).await;
+                    member.healing.lock().remove(&group.id);
+                });
             }
         }
         // Damage that concerns no replica is gone with the segment it was in.
         self.health.repaired(0, "wal");
+    }
+
+    async fn start_replica(&self, id: GroupId) {
+        if self.replicas.start(id).await == StartOutcome::MustBeReplaced {
+            self.lost.lock().insert(id);
+        }
     }
 
     /// Starts what a member does besides answering.

@@ -15,7 +15,7 @@ use super::node::Node;
 use crate::error;
 use crate::raft::PeerNode;
 use crate::raft::transport::PeerHandler;
-use crate::replica::serve_view;
+use crate::replica::{payload_of, serve_view};
 use crate::wal::GroupId;
 
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +119,7 @@ impl Member {
                 self.narrow_here(request.shard_id, request.end_key).await?;
                 Ok(Say::NarrowShard(v1::NarrowShardResponse {}))
             }
+            Ask::FetchPayload(request) => Ok(Say::FetchPayload(payload_of(&self.wal, &request).await)),
             Ask::TransferLeader(request) => {
                 let replica = self.replicas.get(request.shard_id);
                 let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;

@@ -45,13 +45,14 @@ impl Member {
         status.cluster_id = self.cluster_id();
         status.uptime_ms = self.started.elapsed().as_millis() as u64;
         status.replicas = self.replicas.all().iter().map(|replica| replica.status()).collect();
-        let lost = self.lost.lock();
-        status.replicas.extend(lost.iter().map(|id| v1::ReplicaStatus {
-            shard_id: id.shard_id,
-            replica_id: id.replica_id,
-            state: "lost".to_owned(),
-            ..Default::default()
-        }));
+        for (state, ids) in [("lost", &self.lost), ("healing", &self.healing)] {
+            status.replicas.extend(ids.lock().iter().map(|id| v1::ReplicaStatus {
+                shard_id: id.shard_id,
+                replica_id: id.replica_id,
+                state: state.to_owned(),
+                ..Default::default()
+            }));
+        }
         status.wal_bytes = self.wal.disk_bytes();
         status.wal_batch = self.wal.batch();
         status.tree_bytes = self.storage.disk_bytes();

@@ -1,29 +1,180 @@
-#![allow(missing_docs, unused)]
-//! TEMPORARY in-memory stand-in.
-use crate::disk::SharedDisk; use crate::shard::LogId; use bytes::Bytes; use reelkv_proto::types::*; use std::{io, path::PathBuf, sync::Arc, collections::BTreeMap}; use parking_lot::Mutex;
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)] pub struct GroupId { pub shard_id: ShardId, pub replica_id: ReplicaId }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)] pub struct Vote { pub term: u64, pub voted_for: ReplicaId, pub committed: bool }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)] pub enum EntryKind { Blank, Normal, Membership }
-#[derive(Clone, Debug)] pub struct WalEntry { pub log_id: LogId, pub kind: EntryKind, pub payload: Bytes }
+//! The node's one write-ahead log, shared by all its shards.
+//!
+//! # Files
+//!
+//! Segments `NNNNNNNN.wal`, preallocated, never reopened for writing: each start of a node begins
+//! a new one. A segment grows from both ends towards the middle; a block has 4,096 bytes.
+//!
+//! ```text
+//! block 0        header                    (copy 1)
+//! block 1 ..     data frames, upwards      one per batch: batch header, records, zero padding
+//!   ...          free, zero
+//! .. block n-2   identity frames, downwards  one per batch: identities, zero padding, footer
+//! block n-1      header                    (copy 2)
+//! ```
+//!
+//! A batch is what one `fdatasync` makes durable: one data frame and one identity frame, each
+//! padded to whole blocks, so that no sector holding acknowledged bytes is written again. The
+//! byte layouts stand above the code that reads them in `format`.
+//!
+//! Every record's *identity* (kind, shard, replica, log id, length, CRC, position) is kept a
+//! second time in the identity frame, apart from the payload. Control records (votes, marks,
+//! births, memberships, ...) are kept there in full. Every batch says up to which batch
+//! everything was known to be durable when it was written (the *synced mark*); when the log goes
+//! idle an empty batch says so of the last one.
+//!
+//! The first batch of a segment repeats the control state of all replicas, so that an old segment
+//! is held by live entries only; the few that hold the oldest one back are carried forward.
+//! The numbers of the oldest and the newest segment stand in a small file that is kept twice
+//! (`manifest`): a missing segment is noticed, the newest one as well.
+//!
+//! # What a bad record means
+//!
+//! - In a batch at or before the highest synced mark: damage, never a tail to cut. If the
+//!   identity is known, only the payload is missing: the entry is *faulty* and can be healed from
+//!   a peer by log id and CRC. If not, the replicas concerned must be replaced; when it cannot be
+//!   told which, all of them.
+//! - In the last batch, beyond the mark, it may be a write the power cut tore. Identity good and
+//!   payload bad: faulty too, but it may also be cut, once every other voter has said that it has
+//!   no such entry. Payload good and identity bad: nothing is lost. Both bad: it is cut there.
+//!
+//! # Rules kept for Raft
+//!
+//! Entries are readable when `append` returns. Completions run in order, after the batch they are
+//! in is durable. `save_vote` and `put_mark` return when they and everything before is durable.
+//! Truncations, purges and committed marks wait for the next batch: one FIFO log, so whatever
+//! depends on them comes later. After any failed write or sync the log is poisoned: everything
+//! queued and everything later fails, nothing is tried again.
+
+mod format;
+mod group;
+mod manifest;
+mod recovery;
+mod segment;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use reelkv_proto::types::{ReplicaId, ShardId};
+
+pub use group::{Wal, WalGroup};
+pub use recovery::{Damage, FaultyEntry, GroupRecovery, Recovery};
+
+use crate::shard::LogId;
+
+/// A replica as the log knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    /// The shard.
+    pub shard_id: ShardId,
+    /// Its replica here.
+    pub replica_id: ReplicaId,
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {} replica {}", self.shard_id, self.replica_id)
+    }
+}
+
+/// A replica's hard state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// Highest term seen.
+    pub term: u64,
+    /// Who has this replica's vote in it.
+    pub voted_for: ReplicaId,
+    /// Whether that one won.
+    pub committed: bool,
+}
+
+/// What kind of entry a payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// Nothing.
+    Blank,
+    /// Effects.
+    Normal,
+    /// A membership: a control payload, kept twice in full.
+    Membership,
+}
+
+/// A log entry as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalEntry {
+    /// Where it stands.
+    pub log_id: LogId,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+/// Called once the entries are durable, or with the error that poisoned the log.
 pub type AppendDone = Box<dyn FnOnce(io::Result<()>) + Send>;
-#[derive(Clone, Debug, Default)] pub struct WalConfig { pub segment_bytes: u64 } #[derive(Clone, Copy, Debug)] pub struct Identity { pub cluster_id: [u8;16], pub node_id: u64 }
-#[derive(Debug, thiserror::Error)] #[error("wal")] pub struct WalError;
-pub struct Damage { pub group: Option<GroupId>, pub segment: String, pub offset: u64, pub what: String }
-pub struct GroupRecovery { pub id: GroupId, pub damaged: Vec<Damage> }
-pub struct Recovery { pub groups: Vec<GroupRecovery>, pub damage: Vec<Damage> }
-#[derive(Default)] struct G { info: Bytes, mark: Option<Bytes>, vote: Option<Vote>, committed: Option<LogId>, purged: Option<LogId>, log: BTreeMap<u64, WalEntry> }
-#[derive(Clone, Default)] pub struct Wal(Arc<Mutex<BTreeMap<GroupId, Arc<Mutex<G>>>>>); #[derive(Clone)] pub struct WalGroup(Arc<Mutex<G>>);
-static ALL: Mutex<BTreeMap<([u8;16],u64), Wal>> = Mutex::new(BTreeMap::new());
-impl Wal {
- pub async fn open(disk: SharedDisk, dir: PathBuf, config: WalConfig, identity: Identity) -> Result<(Wal, Recovery), WalError> { let old = ALL.lock().entry((identity.cluster_id, identity.node_id)).or_default().clone(); let w = Wal::default(); for (id, g) in old.0.lock().iter() { let g = g.lock(); w.0.lock().insert(*id, Arc::new(Mutex::new(G{info: g.info.clone(), mark: g.mark.clone(), vote: g.vote, committed: g.committed, purged: g.purged, log: g.log.clone()}))); } ALL.lock().insert((identity.cluster_id, identity.node_id), w.clone()); let groups = w.groups().into_iter().map(|id| GroupRecovery{id, damaged: vec![]}).collect(); Ok((w, Recovery{groups, damage: vec![]})) }
- pub async fn birth(&self, id: GroupId, info: Bytes) -> io::Result<WalGroup> { let g = Arc::new(Mutex::new(G{info, ..Default::default()})); self.0.lock().insert(id, g.clone()); Ok(WalGroup(g)) }
- pub async fn death(&self, id: GroupId) -> io::Result<()> { self.0.lock().remove(&id); Ok(()) }
- pub fn group(&self, id: GroupId) -> Option<WalGroup> { self.0.lock().get(&id).cloned().map(WalGroup) } pub fn groups(&self) -> Vec<GroupId> { self.0.lock().keys().copied().collect() } pub fn batch(&self)->u64{0} pub fn disk_bytes(&self)->u64{0} pub fn is_poisoned(&self)->bool{false} pub async fn close(&self){} }
-impl WalGroup { pub fn append(&self, entries: Vec<WalEntry>, done: AppendDone) -> io::Result<()> { { let mut g = self.0.lock(); for e in entries { g.log.insert(e.log_id.index, e); } } done(Ok(())); Ok(()) }
- pub async fn save_vote(&self, vote: Vote) -> io::Result<()> { self.0.lock().vote = Some(vote); Ok(()) } pub fn vote(&self)->Option<Vote>{ self.0.lock().vote }
- pub fn save_committed(&self, id: LogId)->io::Result<()>{ self.0.lock().committed = Some(id); Ok(()) } pub fn committed(&self)->Option<LogId>{ self.0.lock().committed }
- pub fn truncate_after(&self, last: Option<LogId>) -> io::Result<()> { let mut g = self.0.lock(); let from = last.map_or(0, |l| l.index+1); g.log.split_off(&from); Ok(()) }
- pub fn purge(&self, upto: LogId) -> io::Result<()> { let mut g = self.0.lock(); g.log = g.log.split_off(&(upto.index+1)); g.purged = g.purged.max(Some(upto)); Ok(()) }
- pub fn last(&self)->Option<LogId>{ let g = self.0.lock(); g.log.values().next_back().map(|e| e.log_id).or(g.purged) } pub fn purged(&self)->Option<LogId>{ self.0.lock().purged }
- pub async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<WalEntry>>{ Ok(self.0.lock().log.range(start..end.max(start)).map(|(_, e)| e.clone()).collect()) }
- pub async fn put_mark(&self, mark: Bytes)->io::Result<()>{ self.0.lock().mark = Some(mark); Ok(()) } pub fn mark(&self)->Option<Bytes>{ self.0.lock().mark.clone() } pub fn info(&self)->Bytes{ self.0.lock().info.clone() } }
+
+/// The log's settings.
+#[derive(Clone, Debug)]
+pub struct WalConfig {
+    /// Size of a segment, in bytes; at least 64 KiB, a multiple of 4 KiB.
+    pub segment_bytes: u64,
+    /// Newest payloads kept in memory over all replicas, in bytes.
+    pub tail_cache_bytes: usize,
+    /// The log counts as idle after this long without work, in milliseconds.
+    pub idle_mark_ms: u64,
+}
+
+impl Default for WalConfig {
+    fn default() -> Self {
+        Self { segment_bytes: 16 << 20, tail_cache_bytes: 64 << 20, idle_mark_ms: 5 }
+    }
+}
+
+/// Whose log it is; written into every segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster_id: [u8; 16],
+    /// The node.
+    pub node_id: u64,
+}
+
+/// Why a log cannot be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// A segment belongs to another cluster or node.
+    #[error("{path}: the log of another node; this is node {expected}")]
+    Foreign {
+        /// The segment.
+        path: PathBuf,
+        /// The node that tried to open it.
+        expected: u64,
+    },
+    /// A segment was written by a newer release.
+    #[error("{path}: written in format {found}, this release reads format {supported}; use a newer release")]
+    NewerFormat {
+        /// The segment.
+        path: PathBuf,
+        /// Its format number.
+        found: u32,
+        /// The newest this release reads.
+        supported: u32,
+    },
+    /// The directory cannot be used.
+    #[error("{path}: {source}")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// A setting is out of its limits.
+    #[error("segment size {0} is not a multiple of 4 KiB of at least 64 KiB")]
+    SegmentSize(u64),
+}

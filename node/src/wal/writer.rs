@@ -1,0 +1,288 @@
+//! The one writer: gathers what all replicas have queued, writes it as one batch, syncs once,
+//! and tells everybody in order.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::format::{self, BLOCK, Encoded, HEADER_LEN, Record};
+use super::group::{Shared, read_entry};
+use super::manifest::{self, Manifest};
+use super::segment::{self, ALL_RECORDS, Segment, SegmentHeader};
+use super::state::{Place, kind_of, record};
+use super::{GroupId, Identity, WalConfig};
+use crate::disk::{Mode, SharedDisk, SharedFile, offload};
+
+/// Called when a piece of work is durable or never will be.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Records to be written.
+pub(super) struct Work {
+    pub records: Vec<Record>,
+    /// Waits for nothing: the next batch begins now. What is not forced waits for what is.
+    pub forced: bool,
+    pub done: Option<Done>,
+}
+
+/// A batch takes no more work once it holds this many bytes.
+const BATCH_BYTES_TARGET: u64 = 8 << 20;
+/// Work that forces nothing is written all the same once there is this much of it.
+const LAZY_BYTES_MAX: u64 = 1 << 20;
+/// The oldest segment's live entries are carried forward when they fill no more than this share of it.
+const CARRY_SHARE: u64 = 4;
+
+/// The files being written.
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    pub disk: SharedDisk,
+    pub dir: PathBuf,
+    pub config: WalConfig,
+    pub identity: Identity,
+    pub queue: mpsc::UnboundedReceiver<Work>,
+    pub segment: Option<Segment>,
+    /// Length of each segment that counts.
+    pub segments: BTreeMap<u64, u64>,
+    pub next_batch: u64,
+    pub synced: u64,
+    pub previous_records: u32,
+    pub newest_segment: u64,
+}
+
+impl Writer {
+    /// Writes until every handle is gone or the log is poisoned.
+    pub async fn run(mut self) {
+        let mut pending: Vec<Work> = Vec::new();
+        let mut marked = true;
+        loop {
+            let idle = Duration::from_millis(self.config.idle_mark_ms);
+            let next = match marked && pending.is_empty() {
+                true => self.queue.recv().await,
+                false => match tokio::time::timeout(idle, self.queue.recv()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        // Idle: what forced nothing is written, and the last batch is marked synced.
+                        let outcome = self.write(std::mem::take(&mut pending)).await;
+                        marked = true;
+                        if outcome.is_err() {
+                            return self.drain().await;
+                        }
+                        continue;
+                    }
+                },
+            };
+            let Some(next) = next else {
+                if !pending.is_empty() {
+                    let _ = self.write(pending).await; // everybody was told
+                }
+                return;
+            };
+            pending.push(next);
+            let mut bytes: u64 = footprint(&pending);
+            while bytes < BATCH_BYTES_TARGET {
+                let Ok(work) = self.queue.try_recv() else { break };
+                bytes += work.records.iter().map(Record::footprint).sum::<u64>();
+                pending.push(work);
+            }
+            if pending.iter().any(|work| work.forced) || bytes > LAZY_BYTES_MAX {
+                marked = false;
+                if self.write(std::mem::take(&mut pending)).await.is_err() {
+                    return self.drain().await;
+                }
+            }
+        }
+    }
+
+    /// One batch: written, synced, told. Nothing is tried again after an error.
+    async fn write(&mut self, work: Vec<Work>) -> io::Result<()> {
+        let mut records = Vec::new();
+        let mut done = Vec::new();
+        for piece in work {
+            records.extend(piece.records);
+            done.extend(piece.done);
+        }
+        let outcome = self.write_records(records).await;
+        if let Err(error) = &outcome {
+            self.shared.poison(&error.to_string());
+            tracing::error!(%error, "the log is poisoned: nothing on its disk is trusted any more");
+        }
+        for tell in done {
+            tell(match &outcome {
+                Ok(()) => Ok(()),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            });
+        }
+        outcome
+    }
+
+    async fn write_records(&mut self, mut records: Vec<Record>) -> io::Result<()> {
+        let needed = records.iter().map(Record::footprint).sum::<u64>() + 2 * BLOCK + 2 * HEADER_LEN as u64;
+        if self.segment.as_ref().is_none_or(|segment| segment.free_bytes() < needed) {
+            let mut first = self.begin_segment(needed).await?;
+            first.append(&mut records);
+            records = first;
+        }
+        let Some(segment) = self.segment.as_mut() else { return Err(io::Error::other("no segment")) };
+        let encoded = format::encode(&records, self.next_batch, self.synced, segment.number, segment.data_offset);
+        let Encoded { batch, data, identity, headers } = encoded;
+        let (file, data_at) = (segment.file.clone(), segment.data_offset);
+        let identity_at = segment.identity_end - identity.len() as u64;
+        assert!(data_at + data.len() as u64 <= identity_at, "a batch fits its segment");
+        segment.data_offset += data.len() as u64;
+        segment.identity_end = identity_at;
+        let write = move || {
+            file.write_at(data_at, &data)?;
+            file.write_at(identity_at, &identity)?;
+            file.sync_data()
+        };
+        offload(&*self.disk, write).await??;
+        let number = segment.number;
+        self.synced = batch.number;
+        self.next_batch += 1;
+        self.previous_records = ALL_RECORDS;
+        self.shared.batch.store(batch.number, std::sync::atomic::Ordering::Release);
+        {
+            let mut state = self.shared.state.lock();
+            for header in headers.into_iter().filter(|header| header.kind.is_entry()) {
+                state.placed(header.group, Place { segment: number, batch: batch.number, header });
+            }
+            state.trim_cache(self.config.tail_cache_bytes);
+        }
+        self.delete_unneeded().await
+    }
+
+    /// Makes the next segment. Its first batch repeats all control records and takes along what
+    /// little holds the oldest segment back.
+    async fn begin_segment(&mut self, needed: u64) -> io::Result<Vec<Record>> {
+        let mut records = self.shared.state.lock().control_records();
+        records.extend(self.carried().await);
+        let first = records.iter().map(Record::footprint).sum::<u64>() + needed;
+        let len_bytes = (first + 8 * BLOCK).next_multiple_of(BLOCK).max(self.config.segment_bytes);
+        self.newest_segment += 1;
+        let header = SegmentHeader {
+            identity: self.identity,
+            number: self.newest_segment,
+            len_bytes,
+            first_batch: self.next_batch,
+            previous_records: self.previous_records,
+            synced: self.synced,
+        };
+        self.segments.insert(header.number, len_bytes);
+        let manifest = self.manifest();
+        let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        let create = move || {
+            let segment = Segment::create(&*disk, &dir, &header)?;
+            manifest::store(&*disk, &dir, manifest)?;
+            Ok::<_, io::Error>(segment)
+        };
+        let segment = offload(&*self.disk, create).await??;
+        self.shared.files.lock().insert(segment.number, segment.file.clone());
+        self.count_bytes();
+        self.segment = Some(segment);
+        Ok(records)
+    }
+
+    fn manifest(&self) -> Manifest {
+        Manifest { oldest: self.segments.keys().next().copied().unwrap_or(self.newest_segment), newest: self.newest_segment }
+    }
+
+    /// The oldest segment's live entries, if they are few.
+    async fn carried(&self) -> Vec<Record> {
+        let Some((oldest, len)) = self.segments.first_key_value().map(|(number, len)| (*number, *len)) else {
+            return Vec::new();
+        };
+        if self.segments.len() < 2 {
+            return Vec::new();
+        }
+        let wanted: Vec<(GroupId, Place, Option<Bytes>)> = {
+            let state = self.shared.state.lock();
+            let live = state.groups.iter().flat_map(|(id, group)| group.entries.values().map(move |entry| (*id, entry)));
+            let in_oldest = live.filter_map(|(id, entry)| {
+                let place = entry.place.filter(|place| place.segment == oldest && entry.fault.is_none())?;
+                Some((id, place, entry.payload.clone()))
+            });
+            in_oldest.collect()
+        };
+        let bytes: u64 = wanted.iter().map(|(_, place, _)| u64::from(place.header.payload_len) + 128).sum();
+        if bytes > len / CARRY_SHARE {
+            return Vec::new();
+        }
+        let Some(file) = self.shared.files.lock().get(&oldest).cloned() else { return Vec::new() };
+        let read = move || {
+            let read_one = |(id, place, payload): (GroupId, Place, Option<Bytes>)| {
+                let payload = payload.or_else(|| read_entry(&file, &place).ok())?;
+                Some(record(place.header.kind, id, place.header.log_id, payload))
+            };
+            wanted.into_iter().filter_map(read_one).collect::<Vec<_>>()
+        };
+        // What cannot be read stays where it is and holds its segment back.
+        offload(&*self.disk, read).await.unwrap_or_default()
+    }
+
+    /// Deletes the oldest segments as long as no live entry lies in them.
+    async fn delete_unneeded(&mut self) -> io::Result<()> {
+        let current = self.segment.as_ref().map_or(0, |segment| segment.number);
+        let mut unneeded = Vec::new();
+        {
+            let state = self.shared.state.lock();
+            while let Some(oldest) = self.segments.keys().next().copied()
+                && oldest < current
+                && !state.live.contains_key(&oldest)
+            {
+                self.segments.remove(&oldest);
+                unneeded.push(oldest);
+            }
+        }
+        if unneeded.is_empty() {
+            return Ok(());
+        }
+        self.count_bytes();
+        let manifest = self.manifest();
+        self.shared.files.lock().retain(|number, _| !unneeded.contains(number));
+        let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        let delete = move || {
+            manifest::store(&*disk, &dir, manifest)?;
+            for number in unneeded {
+                disk.remove_file(&segment::path(&dir, number))?;
+            }
+            disk.sync_dir(&dir)
+        };
+        offload(&*self.disk, delete).await?
+    }
+
+    fn count_bytes(&self) {
+        let bytes = self.segments.values().sum();
+        self.shared.disk_bytes.store(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// After poisoning: everything that still comes fails.
+    async fn drain(&mut self) {
+        while let Some(work) = self.queue.recv().await {
+            if let Some(done) = work.done {
+                done(Err(self.shared.poisoned_error()));
+            }
+        }
+    }
+}
+
+fn footprint(work: &[Work]) -> u64 {
+    work.iter().flat_map(|work| &work.records).map(Record::footprint).sum()
+}
+
+/// Opens the segments recovery found, for reading.
+pub(super) fn open_files(
+    disk: &SharedDisk,
+    dir: &std::path::Path,
+    segments: &BTreeMap<u64, u64>,
+) -> io::Result<BTreeMap<u64, SharedFile>> {
+    segments.keys().map(|number| Ok((*number, disk.open(&segment::path(dir, *number), Mode::Read)?))).collect()
+}
+
+/// The record of an entry.
+pub(super) fn entry_record(id: GroupId, entry: &super::WalEntry) -> Record {
+    record(kind_of(entry.kind), id, entry.log_id, entry.payload.clone())
+}
