@@ -65,6 +65,7 @@ enum Next {
 /// What one call has been through.
 struct Tries {
     deadline: Instant,
+    is_write: bool,
     backoff: Backoff,
     hops: u32,
     /// Answers of kind `Integrity` and `Internal`.
@@ -79,7 +80,7 @@ impl Shared {
     /// Performs one operation; its answer is verified.
     pub(crate) async fn perform(&self, ask: Ask<'_>) -> Result<Answered> {
         let routed_by = stored_key(ask.keyspace, ask.key);
-        let mut tries = Tries::new(ask.deadline);
+        let mut tries = Tries::new(ask.deadline, is_write(ask.op));
         let mut ticket: Option<Ticket> = None;
         let mut is_map_fresh = false;
         loop {
@@ -101,6 +102,8 @@ impl Shared {
             }
             if is_write(ask.op) && ticket.is_none() {
                 ticket = Some(Box::pin(self.ticket(&route, &ask)).await?);
+                // Opening may have taught the cache something.
+                continue;
             }
             let addr = self.pick(&route, &mut tries.avoid);
             let timeout = tries.try_timeout();
@@ -291,12 +294,8 @@ impl Shared {
             key: Bytes::copy_from_slice(ask.key),
             route: None,
         });
-        // Opening is safe to repeat: what is opened and never used is forgotten.
-        let not_opened = |error: Error| match error.kind() {
-            ErrorKind::OutcomeUnknown => Error::unavailable(error.to_string()),
-            _ => error,
-        };
-        let answered = self.perform(Ask { op: &op, ..*ask }).await.map_err(not_opened)?;
+        // Safe to repeat, so not a write: what is opened and never used is forgotten.
+        let answered = self.perform(Ask { op: &op, ..*ask }).await?;
         let Answer::OpenIncarnation(opened) = answered.answer else {
             return Err(unexpected());
         };
@@ -310,9 +309,10 @@ impl Shared {
 }
 
 impl Tries {
-    fn new(deadline: Instant) -> Self {
+    fn new(deadline: Instant, is_write: bool) -> Self {
         Self {
             deadline,
+            is_write,
             backoff: Backoff::new(),
             hops: 0,
             faults: 0,
@@ -341,10 +341,14 @@ impl Tries {
 
     /// The error the caller gets: one that says "nothing was written" only if that is known.
     fn conclude(&self, error: Error) -> Error {
-        if self.maybe_done && *error.kind() != ErrorKind::OutcomeUnknown {
-            return Error::outcome_unknown(format!("the request may have been executed; at last: {error}"));
+        let is_unknown = *error.kind() == ErrorKind::OutcomeUnknown;
+        match self.is_write {
+            true if self.maybe_done && !is_unknown => {
+                Error::outcome_unknown(format!("the write may have happened; at last: {error}"))
+            }
+            false if is_unknown => Error::unavailable(error.to_string()),
+            _ => error,
         }
-        error
     }
 }
 
