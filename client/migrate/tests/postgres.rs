@@ -1,0 +1,651 @@
+//! Import and verify against a real PostgreSQL and a store in memory.
+
+#![allow(clippy::disallowed_methods)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use common::{PgServer, load_pagila, pagila_or_skip};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use reelkv_migrate::{
+    ImportOptions, ImportReport, MemoryTarget, MigrateError, MismatchKind, Progress, Row, STATE_KEYSPACE,
+    ScanPage, Target, TargetResult, VerifyOptions, VerifyReport, decode_key, decode_row, import, verify,
+};
+use serde_json::{Value, json};
+
+fn import_options(url: String) -> ImportOptions {
+    ImportOptions {
+        shards: 8,
+        parallel: 3,
+        progress: Progress::Silent,
+        ..ImportOptions::new(url)
+    }
+}
+
+fn verify_options(url: String) -> VerifyOptions {
+    VerifyOptions {
+        parallel: 3,
+        progress: Progress::Silent,
+        ..VerifyOptions::new(url)
+    }
+}
+
+async fn verified(url: &str, target: &Arc<MemoryTarget>) -> VerifyReport {
+    verify(verify_options(url.to_owned()), target.clone())
+        .await
+        .unwrap()
+}
+
+async fn assert_clean(url: &str, target: &Arc<MemoryTarget>) {
+    let report = verified(url, target).await;
+    let bad: Vec<_> = report.tables.iter().filter(|table| !table.is_clean()).collect();
+    assert!(report.clean && bad.is_empty(), "{bad:#?}");
+}
+
+fn rows_of(report: &ImportReport) -> BTreeMap<String, u64> {
+    report
+        .tables
+        .iter()
+        .map(|table| (table.table.clone(), table.rows))
+        .collect()
+}
+
+/// Finds a row by its key as JSON.
+fn row(target: &MemoryTarget, keyspace: &str, key: &Value) -> (Bytes, Value) {
+    let rows = target.rows(keyspace);
+    let (found, value) = rows
+        .iter()
+        .find(|(k, _)| decode_key(k) == *key)
+        .unwrap_or_else(|| panic!("no {key}"));
+    (found.clone(), decode_row(value).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pagila_arrives_whole_in_balanced_pieces_and_planted_damage_is_found() {
+    let test = "pagila_arrives_whole_in_balanced_pieces_and_planted_damage_is_found";
+    let Some(directory) = pagila_or_skip(test) else {
+        return;
+    };
+    let Some(server) = PgServer::start_or_skip(test) else {
+        return;
+    };
+    load_pagila(&server, &directory);
+    let url = server.url("pagila");
+    let target = Arc::new(MemoryTarget::new());
+    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
+
+    let counts = std::fs::read_to_string(directory.join("COUNTS.txt")).unwrap();
+    let tables = counts
+        .lines()
+        .filter(|line| line.contains("|table|") || line.contains("|partitioned table|"));
+    let expected: BTreeMap<String, u64> = tables
+        .map(|line| {
+            let fields: Vec<&str> = line.split('|').collect();
+            (format!("public.{}", fields[0]), fields[2].parse().unwrap())
+        })
+        .collect();
+    assert_eq!(expected.len(), 15);
+    assert_eq!(rows_of(&report), expected);
+    assert_eq!(report.rows(), 49_636);
+    assert_eq!(report.previous, None);
+    assert_clean(&url, &target).await;
+    assert_balanced(&target, &report, 8);
+
+    let (_, language) = row(&target, "public.language", &json!([1]));
+    assert_eq!(language["name"], json!("English             "));
+    let (_, film) = row(&target, "public.film", &json!([1]));
+    assert_eq!(film["rental_rate"], json!("0.99"));
+    assert_eq!(
+        film["special_features"],
+        json!(["Deleted Scenes", "Behind the Scenes"])
+    );
+
+    let (missing, _) = row(&target, "public.actor", &json!([7]));
+    target.delete("public.actor", missing).await.unwrap();
+    let (_, other) = target.rows("public.film").swap_remove(1);
+    let (different, _) = row(&target, "public.film", &json!([1]));
+    target
+        .put_many("public.film", vec![(different, other)])
+        .await
+        .unwrap();
+    let extra = (
+        Bytes::from(foundationdb_tuple::pack(&(7i64, 9_999i64))),
+        Bytes::from_static(b"\x01\xa0"),
+    );
+    target.put_many("public.film_actor", vec![extra]).await.unwrap();
+    let report = verified(&url, &target).await;
+    assert!(!report.clean);
+    for table in &report.tables {
+        let found = (table.missing, table.different, table.extra);
+        match table.table.as_str() {
+            "public.actor" => {
+                assert_eq!(found, (1, 0, 0));
+                assert_eq!(
+                    (&table.mismatches[0].kind, &table.mismatches[0].key),
+                    (&MismatchKind::Missing, &json!([7]))
+                );
+            }
+            "public.film" => {
+                assert_eq!(found, (0, 1, 0));
+                assert_eq!(table.mismatches[0].key, json!([1]));
+                assert!(
+                    table.mismatches[0]
+                        .columns
+                        .iter()
+                        .any(|column| column.column == "title")
+                );
+                assert!(
+                    table.mismatches[0]
+                        .columns
+                        .iter()
+                        .all(|column| column.column != "language_id")
+                );
+            }
+            "public.film_actor" => {
+                assert_eq!(found, (0, 0, 1));
+                assert_eq!(table.mismatches[0].key, json!([7, 9_999]));
+            }
+            _ => assert!(table.is_clean(), "{table:?}"),
+        }
+    }
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["clean"], json!(false));
+    assert_eq!(json["tables"][0]["mismatches"][0]["kind"], json!("missing"));
+}
+
+/// No piece of any keyspace has more rows than its share, and a piece begins where the first key element changes.
+fn assert_balanced(target: &MemoryTarget, report: &ImportReport, shards: usize) {
+    let most = report.rows() as usize / shards;
+    let mut split = 0;
+    for table in &report.tables {
+        let keys: Vec<Bytes> = target
+            .rows(&table.table)
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        let splits = target.split_keys(&table.table);
+        assert_eq!(table.pieces, splits.len() + 1);
+        let mut start = 0;
+        for bound in splits.iter().map(Some).chain([None]) {
+            let end = bound.map_or(keys.len(), |bound| keys.partition_point(|key| key < bound));
+            assert!(
+                end - start <= most,
+                "{}: a piece of {} rows",
+                table.table,
+                end - start
+            );
+            assert!(bound.is_none_or(|bound| decode_key(bound).as_array().unwrap().len() == 1));
+            start = end;
+        }
+        split += usize::from(!splits.is_empty());
+    }
+    assert!(split > 0, "no keyspace was split");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edge_cases_of_types_keys_names_and_partitions_survive() {
+    let Some(server) = PgServer::start_or_skip("edge_cases_of_types_keys_names_and_partitions_survive")
+    else {
+        return;
+    };
+    server.create_database("edge");
+    server.sql("edge", include_str!("edge.sql"));
+    let url = server.url("edge");
+    let target = Arc::new(MemoryTarget::new());
+    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
+    let rows = rows_of(&report);
+    assert_eq!(rows["public.events"], 1000);
+    assert_eq!(rows["public.numbers"], 2016);
+    assert_eq!(
+        (rows["public.parent"], rows["public.child"], rows["public.empty"]),
+        (1, 2, 0)
+    );
+    assert_eq!(rows["\"Odd.Schema\".\"tab\"\"le É\""], 2);
+    assert!(
+        !rows
+            .keys()
+            .any(|name| name.contains("a_view") || name.contains("matview") || name.contains("events_"))
+    );
+    assert_clean(&url, &target).await;
+    assert_balanced(&target, &report, 8);
+
+    let (_, float) = row(&target, "public.floats", &json!(["NaN"]));
+    assert_eq!(float, json!({"f": "NaN", "g": "NaN"}));
+    let (_, arrays) = row(&target, "public.arrays", &json!([5]));
+    assert_eq!(
+        arrays["ints"],
+        json!({"lengths": [2, 2], "lower_bounds": [-1, 2], "elements": [1, 2, 3, 4]})
+    );
+    let (_, arrays) = row(&target, "public.arrays", &json!([8]));
+    assert_eq!(arrays["stamps"], json!(["2021-12-31T22:00:00Z", "-infinity"]));
+    assert_eq!(arrays["ranges"], json!(["[1,5)", "empty", null]));
+    let (_, times) = row(&target, "public.times", &json!([1]));
+    assert_eq!(times["i"], json!("P10M3DT-14706.789S"));
+    assert_eq!(times["tz"], json!("10:00:00+05:30"));
+    let key = json!([
+        "red",
+        "a",
+        i32::MAX,
+        i64::MAX,
+        "\\x",
+        true,
+        "1.5",
+        86_400_000_000i64
+    ]);
+    let (_, composite) = row(&target, "public.composite_keys", &key);
+    assert_eq!(composite["tenant"], json!("a       "));
+    assert_eq!(composite["share"], json!("1.50"));
+    assert_eq!(composite["day"], json!("infinity"));
+    let (_, number) = row(&target, "public.numbers", &json!(["1"]));
+    assert_eq!(number["n"], json!("1.00"));
+    let (_, odd) = row(&target, "\"Odd.Schema\".\"tab\"\"le É\"", &json!([1]));
+    assert_eq!(
+        odd,
+        json!({"Id.1": 1, "select": "x", "a \"quoted\" column": "y", "ü": 2})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_obstacle_is_reported_before_anything_is_copied() {
+    let Some(server) = PgServer::start_or_skip("every_obstacle_is_reported_before_anything_is_copied") else {
+        return;
+    };
+    server.create_database("bad");
+    server.sql(
+        "bad",
+        "
+        CREATE TABLE good (id int PRIMARY KEY);
+        INSERT INTO good VALUES (1);
+        CREATE TABLE no_key (a int);
+        CREATE TYPE mine;
+        CREATE FUNCTION mine_in(cstring) RETURNS mine LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+        CREATE FUNCTION mine_out(mine) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+        CREATE TYPE mine (INPUT = mine_in, OUTPUT = mine_out, LIKE = text);
+        CREATE TABLE odd_columns (id int PRIMARY KEY, m mine, ms mine[], rights aclitem);
+        CREATE TABLE odd_keys (i interval, n inet, PRIMARY KEY (i, n));
+    ",
+    );
+    let url = server.url("bad");
+    let target = Arc::new(MemoryTarget::new());
+    let error = import(import_options(url.clone()), target.clone())
+        .await
+        .unwrap_err();
+    let MigrateError::Unsupported(list) = &error else {
+        panic!("{error}")
+    };
+    let found: Vec<_> = list
+        .iter()
+        .map(|item| (item.table.as_str(), item.column.as_deref()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("public.no_key", None),
+            ("public.odd_columns", Some("m")),
+            ("public.odd_columns", Some("ms")),
+            ("public.odd_columns", Some("rights")),
+            ("public.odd_keys", Some("i")),
+            ("public.odd_keys", Some("n")),
+        ]
+    );
+    assert!(
+        error.to_string().contains("public.no_key: it has no primary key"),
+        "{error}"
+    );
+    assert!(target.keyspaces().is_empty());
+
+    let options = ImportOptions {
+        skip_unsupported: true,
+        ..import_options(url.clone())
+    };
+    let report = import(options, target.clone()).await.unwrap();
+    assert_eq!(rows_of(&report), BTreeMap::from([("public.good".to_owned(), 1)]));
+    assert_eq!(report.skipped.len(), 6);
+    assert_eq!(target.keyspaces(), [STATE_KEYSPACE, "public.good"]);
+    let error = verify(verify_options(url.clone()), target.clone())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, MigrateError::Unsupported(_)), "{error}");
+    let options = VerifyOptions {
+        skip_unsupported: true,
+        ..verify_options(url)
+    };
+    let report = verify(options, target).await.unwrap();
+    assert!(report.clean && report.skipped.len() == 6);
+}
+
+/// A store that fails after so many rows.
+struct FailingTarget {
+    inner: Arc<MemoryTarget>,
+    rows_left: AtomicU64,
+}
+
+impl Target for FailingTarget {
+    fn ensure_keyspace<'a>(
+        &'a self,
+        name: &'a str,
+        split_keys: Vec<Bytes>,
+    ) -> BoxFuture<'a, TargetResult<()>> {
+        self.inner.ensure_keyspace(name, split_keys)
+    }
+
+    fn keyspace_exists<'a>(&'a self, name: &'a str) -> BoxFuture<'a, TargetResult<bool>> {
+        self.inner.keyspace_exists(name)
+    }
+
+    fn put_many<'a>(&'a self, keyspace: &'a str, rows: Vec<Row>) -> BoxFuture<'a, TargetResult<()>> {
+        let enough = |left: u64| left.checked_sub(rows.len() as u64);
+        if self
+            .rows_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, enough)
+            .is_err()
+        {
+            return async { Err("the store is gone".into()) }.boxed();
+        }
+        self.inner.put_many(keyspace, rows)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        keyspace: &'a str,
+        from: Bytes,
+        until: Option<Bytes>,
+        limit: usize,
+    ) -> BoxFuture<'a, TargetResult<ScanPage>> {
+        self.inner.scan(keyspace, from, until, limit)
+    }
+
+    fn get<'a>(&'a self, keyspace: &'a str, key: Bytes) -> BoxFuture<'a, TargetResult<Option<Bytes>>> {
+        self.inner.get(keyspace, key)
+    }
+
+    fn delete<'a>(&'a self, keyspace: &'a str, key: Bytes) -> BoxFuture<'a, TargetResult<()>> {
+        self.inner.delete(keyspace, key)
+    }
+}
+
+/// Two tables of a hundred thousand rows in all: many chunks.
+const ORDERS: &str = "
+    CREATE TABLE orders (id bigint PRIMARY KEY, customer int, note text);
+    INSERT INTO orders SELECT i, i % 77, 'order ' || i FROM generate_series(1, 70000) i;
+    CREATE TABLE lines (order_id bigint, line int, amount numeric(8, 2), PRIMARY KEY (order_id, line));
+    INSERT INTO lines SELECT i / 5, i % 5, i * 0.01 FROM generate_series(1, 30000) i;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rerun_after_an_aborted_import_gives_the_source_as_it_is_then_and_writes_only_what_differs() {
+    let Some(server) = PgServer::start_or_skip("a_rerun_after_an_aborted_import") else {
+        return;
+    };
+    server.create_database("shop");
+    server.sql("shop", ORDERS);
+    let url = server.url("shop");
+    let target = Arc::new(MemoryTarget::new());
+    let failing = Arc::new(FailingTarget {
+        inner: target.clone(),
+        rows_left: AtomicU64::new(60_000),
+    });
+    let error = import(import_options(url.clone()), failing).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Target { .. }), "{error}");
+    assert!(error.to_string().contains("the store is gone"));
+    let copied = (target.rows("public.orders").len() + target.rows("public.lines").len()) as u64;
+    assert!((30_000..60_000).contains(&copied), "{copied}");
+    assert!(!verified(&url, &target).await.clean);
+
+    server.sql(
+        "shop",
+        "
+        DELETE FROM orders WHERE id % 1000 = 0;
+        UPDATE orders SET note = 'changed' WHERE id % 1000 = 1;
+        UPDATE orders SET id = -id WHERE id % 1000 = 2;
+        INSERT INTO orders VALUES (1000000, 1, 'new');
+        TRUNCATE lines;
+        INSERT INTO lines VALUES (5, 5, 5);",
+    );
+    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
+    assert_eq!(report.run, 2);
+    let previous = report.previous.clone().unwrap();
+    assert!(
+        !previous.finished && previous.chunks > 0 && previous.rows > 0,
+        "{previous:?}"
+    );
+    let written: u64 = report.tables.iter().map(|table| table.written).sum();
+    assert!(
+        written < 100_000 - copied + 500,
+        "{written} rows written after {copied}"
+    );
+    assert_clean(&url, &target).await;
+
+    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
+    assert!(report.previous.is_some_and(|previous| previous.finished));
+    assert!(
+        report
+            .tables
+            .iter()
+            .all(|table| (table.written, table.deleted) == (0, 0)),
+        "{:?}",
+        report.tables
+    );
+}
+
+/// Calls a function once, when the import has read the first rows.
+fn once_under_way(f: impl FnOnce() + Send + 'static) -> Progress {
+    let f = Mutex::new(Some(f));
+    Progress::Call(Arc::new(move |event| {
+        if event.rows_done > 0
+            && let Some(f) = f.lock().unwrap().take()
+        {
+            f();
+        }
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_dropped_truncated_or_detached_half_way_is_named_and_a_rerun_works() {
+    let Some(server) = PgServer::start_or_skip("a_table_dropped_truncated_or_detached_half_way") else {
+        return;
+    };
+    let server = Arc::new(server);
+    for (database, damage) in [
+        ("dropped", "DROP TABLE victim"),
+        (
+            "replaced",
+            "DROP TABLE victim; CREATE TABLE victim (id int, p int, PRIMARY KEY (id, p))",
+        ),
+        ("truncated", "TRUNCATE victim"),
+        ("rewritten", "ALTER TABLE victim ALTER p TYPE bigint"),
+        ("altered", "ALTER TABLE victim DROP COLUMN note"),
+        ("leaf_truncated", "TRUNCATE victim_1"),
+        ("detached", "ALTER TABLE victim DETACH PARTITION victim_1"),
+    ] {
+        server.create_database(database);
+        server.sql(database, ORDERS);
+        server.sql(
+            database,
+            "
+            CREATE TABLE victim (id int, p int, note text, PRIMARY KEY (id, p)) PARTITION BY RANGE (id);
+            CREATE TABLE victim_1 PARTITION OF victim FOR VALUES FROM (0) TO (50);
+            CREATE TABLE victim_2 PARTITION OF victim FOR VALUES FROM (50) TO (100);
+            INSERT INTO victim SELECT i, i, 'x' FROM generate_series(0, 99) i;",
+        );
+        let url = server.url(database);
+        let target = Arc::new(MemoryTarget::new());
+        let other = server.clone();
+        // One connection, and the smallest table comes last.
+        let options = ImportOptions {
+            parallel: 1,
+            progress: once_under_way(move || other.sql(database, damage)),
+            ..import_options(url.clone())
+        };
+        let error = import(options, target.clone()).await.unwrap_err();
+        let MigrateError::TableVanished { table, .. } = &error else {
+            panic!("{damage}: {error}")
+        };
+        assert_eq!(table, "public.victim", "{damage}");
+        import(import_options(url.clone()), target.clone()).await.unwrap();
+        if database != "dropped" {
+            assert_clean(&url, &target).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_made_meanwhile_and_changed_rows_are_not_seen() {
+    let Some(server) = PgServer::start_or_skip("a_partition_made_meanwhile_and_changed_rows_are_not_seen")
+    else {
+        return;
+    };
+    let server = Arc::new(server);
+    server.create_database("live");
+    server.sql("live", ORDERS);
+    server.sql(
+        "live",
+        "
+        CREATE TABLE log (day int, id int, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
+        CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (1) TO (2);
+        INSERT INTO log VALUES (1, 1), (1, 2);",
+    );
+    let target = Arc::new(MemoryTarget::new());
+    let other = server.clone();
+    let change = move || {
+        other.sql(
+            "live",
+            "
+            CREATE TABLE log_2 PARTITION OF log FOR VALUES FROM (2) TO (3);
+            INSERT INTO log VALUES (2, 1);
+            DELETE FROM log WHERE day = 1;
+            DELETE FROM orders WHERE id > 69000;",
+        );
+    };
+    let options = ImportOptions {
+        parallel: 1,
+        progress: once_under_way(change),
+        ..import_options(server.url("live"))
+    };
+    let report = import(options, target.clone()).await.unwrap();
+    assert_eq!(
+        (rows_of(&report)["public.log"], rows_of(&report)["public.orders"]),
+        (2, 70_000)
+    );
+    assert_eq!(target.rows("public.log").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_server_a_wrong_password_and_a_missing_database_are_told_apart() {
+    let Some(server) = PgServer::start_or_skip("an_unreachable_server_a_wrong_password") else {
+        return;
+    };
+    server.sql(
+        "postgres",
+        "CREATE ROLE clerk LOGIN PASSWORD 'right'; CREATE ROLE blind LOGIN",
+    );
+    server.create_database("guarded");
+    server.sql(
+        "guarded",
+        "CREATE TABLE t (id int PRIMARY KEY); GRANT SELECT ON t TO clerk",
+    );
+    server.write_hba("local all clerk scram-sha-256\nlocal all all trust\n");
+    let target = || Arc::new(MemoryTarget::new());
+
+    let error = import(
+        import_options(server.url_of("clerk", "wrong", "guarded")),
+        target(),
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        matches!(&error, MigrateError::Password { user, .. } if user == "clerk"),
+        "{error}"
+    );
+    assert!(
+        !error.to_string().contains("wrong"),
+        "the password is in: {error}"
+    );
+    let error = import(import_options(server.url_of("nobody", "", "guarded")), target())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, MigrateError::Password { .. }), "{error}");
+    let error = import(import_options(server.url("absent")), target())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, MigrateError::Connection { .. }), "{error}");
+    for url in ["postgres://u@127.0.0.1:1/d", "postgres://u@/d?host=/nowhere"] {
+        let error = verify(verify_options(url.to_owned()), target())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, MigrateError::Connection { .. }), "{error}");
+    }
+    let error = import(import_options("mysql://".to_owned()), target())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, MigrateError::InvalidOptions(_)), "{error}");
+    let error = import(import_options(server.url_of("blind", "", "guarded")), target())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, MigrateError::Source { context, .. } if context == "public.t"),
+        "{error}"
+    );
+
+    import(
+        import_options(server.url_of("clerk", "right", "guarded")),
+        target(),
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_keyspace_an_oversized_row_and_a_rate_limit() {
+    let Some(server) = PgServer::start_or_skip("a_missing_keyspace_an_oversized_row_and_a_rate_limit") else {
+        return;
+    };
+    server.create_database("misc");
+    server.sql(
+        "misc",
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 300)",
+    );
+    let url = server.url("misc");
+    let target = Arc::new(MemoryTarget::new());
+    let report = verified(&url, &target).await;
+    assert_eq!(report.missing_keyspaces, ["public.t"]);
+    assert!(!report.clean && report.tables[0].missing == 300);
+
+    let start = tokio::time::Instant::now();
+    let options = ImportOptions {
+        max_rows_per_second: Some(600),
+        ..import_options(url.clone())
+    };
+    import(options, target.clone()).await.unwrap();
+    assert!(start.elapsed().as_millis() >= 450, "{:?}", start.elapsed());
+    assert_clean(&url, &target).await;
+
+    server.sql(
+        "misc",
+        "CREATE TABLE wide (k text PRIMARY KEY, v text); INSERT INTO wide VALUES (repeat('k', 5000), '')",
+    );
+    let error = import(import_options(url.clone()), target.clone())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MigrateError::RowTooLarge {
+                what: "key",
+                limit: 4096,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    server.sql("misc", "UPDATE wide SET k = 'k', v = repeat('v', 5000000)");
+    let error = import(import_options(url), target).await.unwrap_err();
+    assert!(
+        matches!(error, MigrateError::RowTooLarge { what: "value", .. }),
+        "{error}"
+    );
+}
