@@ -111,3 +111,10 @@ INSERT INTO child VALUES (1, 'child', 'more'), (2, 'child', 'more');
 CREATE VIEW a_view AS SELECT * FROM words;
 CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM words;
 CREATE SEQUENCE a_sequence;
+
+-- Text whose order is not that of its bytes, and whose equality is not either.
+CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE sorted_words (word text COLLATE "en-x-icu" PRIMARY KEY);
+INSERT INTO sorted_words SELECT word FROM words;
+CREATE TABLE folded_words (word text COLLATE folded, n int, PRIMARY KEY (word, n));
+INSERT INTO folded_words SELECT word, n FROM words;

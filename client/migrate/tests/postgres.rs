@@ -3,67 +3,19 @@
 #![allow(clippy::disallowed_methods)]
 
 mod common;
+mod support;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use common::{PgServer, load_pagila, pagila_or_skip};
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use reelkv_migrate::{
-    ImportOptions, ImportReport, MemoryTarget, MigrateError, MismatchKind, Progress, Row, STATE_KEYSPACE,
-    ScanPage, Target, TargetResult, VerifyOptions, VerifyReport, decode_key, decode_row, import, verify,
+    ImportOptions, ImportReport, MemoryTarget, MigrateError, MismatchKind, Progress, ProgressEvent,
+    STATE_KEYSPACE, Target, VerifyOptions, decode_key, import, verify,
 };
-use serde_json::{Value, json};
-
-fn import_options(url: String) -> ImportOptions {
-    ImportOptions {
-        shards: 8,
-        parallel: 3,
-        progress: Progress::Silent,
-        ..ImportOptions::new(url)
-    }
-}
-
-fn verify_options(url: String) -> VerifyOptions {
-    VerifyOptions {
-        parallel: 3,
-        progress: Progress::Silent,
-        ..VerifyOptions::new(url)
-    }
-}
-
-async fn verified(url: &str, target: &Arc<MemoryTarget>) -> VerifyReport {
-    verify(verify_options(url.to_owned()), target.clone())
-        .await
-        .unwrap()
-}
-
-async fn assert_clean(url: &str, target: &Arc<MemoryTarget>) {
-    let report = verified(url, target).await;
-    let bad: Vec<_> = report.tables.iter().filter(|table| !table.is_clean()).collect();
-    assert!(report.clean && bad.is_empty(), "{bad:#?}");
-}
-
-fn rows_of(report: &ImportReport) -> BTreeMap<String, u64> {
-    report
-        .tables
-        .iter()
-        .map(|table| (table.table.clone(), table.rows))
-        .collect()
-}
-
-/// Finds a row by its key as JSON.
-fn row(target: &MemoryTarget, keyspace: &str, key: &Value) -> (Bytes, Value) {
-    let rows = target.rows(keyspace);
-    let (found, value) = rows
-        .iter()
-        .find(|(k, _)| decode_key(k) == *key)
-        .unwrap_or_else(|| panic!("no {key}"));
-    (found.clone(), decode_row(value).unwrap())
-}
+use serde_json::json;
+use support::{assert_clean, import_options, row, rows_of, verified, verify_options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pagila_arrives_whole_in_balanced_pieces_and_planted_damage_is_found() {
@@ -250,6 +202,72 @@ async fn edge_cases_of_types_keys_names_and_partitions_survive() {
     );
 }
 
+/// One bit of every table's every stored row is turned, at a place that differs from row to row.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_turned_bit_of_any_stored_value_is_found() {
+    let Some(server) = PgServer::start_or_skip("any_turned_bit_of_any_stored_value_is_found") else {
+        return;
+    };
+    server.create_database("edge");
+    server.sql("edge", include_str!("edge.sql"));
+    let url = server.url("edge");
+    let target = Arc::new(MemoryTarget::new());
+    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
+    for round in 0..20 {
+        for table in &report.tables {
+            let turned = target
+                .rows(&table.table)
+                .into_iter()
+                .enumerate()
+                .map(|(index, (key, value))| {
+                    let mut value = value.to_vec();
+                    let bit = (index * 7919 + round * 104_729) % (value.len() * 8);
+                    value[bit / 8] ^= 1 << (bit % 8);
+                    (key, Bytes::from(value))
+                });
+            let turned = turned.collect();
+            target.put_many(&table.table, turned).await.unwrap();
+        }
+        let report = verified(&url, &target).await;
+        for table in &report.tables {
+            let found = (table.missing, table.different, table.extra);
+            assert_eq!(found, (0, table.rows, 0), "round {round}: {table:#?}");
+        }
+        let report = import(import_options(url.clone()), target.clone()).await.unwrap();
+        assert!(
+            report.tables.iter().all(|table| table.written == table.rows),
+            "{:?}",
+            report.tables
+        );
+    }
+    assert_clean(&url, &target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_utf8_arrives_in_utf8() {
+    let Some(server) = PgServer::start_or_skip("a_database_that_is_not_utf8_arrives_in_utf8") else {
+        return;
+    };
+    server.sql(
+        "postgres",
+        "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+    );
+    server.sql(
+        "latin",
+        "SET client_encoding = 'UTF8'; CREATE TABLE t (k text PRIMARY KEY, v text);
+        INSERT INTO t VALUES ('é', 'ü'), ('z', 'ß'), ('ÿ', NULL)",
+    );
+    let target = Arc::new(MemoryTarget::new());
+    import(import_options(server.url("latin")), target.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        row(&target, "public.t", &json!(["é"])).1,
+        json!({"k": "é", "v": "ü"})
+    );
+    assert_clean(&server.url("latin"), &target).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_obstacle_is_reported_before_anything_is_copied() {
     let Some(server) = PgServer::start_or_skip("every_obstacle_is_reported_before_anything_is_copied") else {
@@ -317,221 +335,6 @@ async fn every_obstacle_is_reported_before_anything_is_copied() {
     };
     let report = verify(options, target).await.unwrap();
     assert!(report.clean && report.skipped.len() == 6);
-}
-
-/// A store that fails after so many rows.
-struct FailingTarget {
-    inner: Arc<MemoryTarget>,
-    rows_left: AtomicU64,
-}
-
-impl Target for FailingTarget {
-    fn ensure_keyspace<'a>(
-        &'a self,
-        name: &'a str,
-        split_keys: Vec<Bytes>,
-    ) -> BoxFuture<'a, TargetResult<()>> {
-        self.inner.ensure_keyspace(name, split_keys)
-    }
-
-    fn keyspace_exists<'a>(&'a self, name: &'a str) -> BoxFuture<'a, TargetResult<bool>> {
-        self.inner.keyspace_exists(name)
-    }
-
-    fn put_many<'a>(&'a self, keyspace: &'a str, rows: Vec<Row>) -> BoxFuture<'a, TargetResult<()>> {
-        let enough = |left: u64| left.checked_sub(rows.len() as u64);
-        if self
-            .rows_left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, enough)
-            .is_err()
-        {
-            return async { Err("the store is gone".into()) }.boxed();
-        }
-        self.inner.put_many(keyspace, rows)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        keyspace: &'a str,
-        from: Bytes,
-        until: Option<Bytes>,
-        limit: usize,
-    ) -> BoxFuture<'a, TargetResult<ScanPage>> {
-        self.inner.scan(keyspace, from, until, limit)
-    }
-
-    fn get<'a>(&'a self, keyspace: &'a str, key: Bytes) -> BoxFuture<'a, TargetResult<Option<Bytes>>> {
-        self.inner.get(keyspace, key)
-    }
-
-    fn delete<'a>(&'a self, keyspace: &'a str, key: Bytes) -> BoxFuture<'a, TargetResult<()>> {
-        self.inner.delete(keyspace, key)
-    }
-}
-
-/// Two tables of a hundred thousand rows in all: many chunks.
-const ORDERS: &str = "
-    CREATE TABLE orders (id bigint PRIMARY KEY, customer int, note text);
-    INSERT INTO orders SELECT i, i % 77, 'order ' || i FROM generate_series(1, 70000) i;
-    CREATE TABLE lines (order_id bigint, line int, amount numeric(8, 2), PRIMARY KEY (order_id, line));
-    INSERT INTO lines SELECT i / 5, i % 5, i * 0.01 FROM generate_series(1, 30000) i;";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rerun_after_an_aborted_import_gives_the_source_as_it_is_then_and_writes_only_what_differs() {
-    let Some(server) = PgServer::start_or_skip("a_rerun_after_an_aborted_import") else {
-        return;
-    };
-    server.create_database("shop");
-    server.sql("shop", ORDERS);
-    let url = server.url("shop");
-    let target = Arc::new(MemoryTarget::new());
-    let failing = Arc::new(FailingTarget {
-        inner: target.clone(),
-        rows_left: AtomicU64::new(60_000),
-    });
-    let error = import(import_options(url.clone()), failing).await.unwrap_err();
-    assert!(matches!(error, MigrateError::Target { .. }), "{error}");
-    assert!(error.to_string().contains("the store is gone"));
-    let copied = (target.rows("public.orders").len() + target.rows("public.lines").len()) as u64;
-    assert!((30_000..60_000).contains(&copied), "{copied}");
-    assert!(!verified(&url, &target).await.clean);
-
-    server.sql(
-        "shop",
-        "
-        DELETE FROM orders WHERE id % 1000 = 0;
-        UPDATE orders SET note = 'changed' WHERE id % 1000 = 1;
-        UPDATE orders SET id = -id WHERE id % 1000 = 2;
-        INSERT INTO orders VALUES (1000000, 1, 'new');
-        TRUNCATE lines;
-        INSERT INTO lines VALUES (5, 5, 5);",
-    );
-    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
-    assert_eq!(report.run, 2);
-    let previous = report.previous.clone().unwrap();
-    assert!(
-        !previous.finished && previous.chunks > 0 && previous.rows > 0,
-        "{previous:?}"
-    );
-    let written: u64 = report.tables.iter().map(|table| table.written).sum();
-    assert!(
-        written < 100_000 - copied + 500,
-        "{written} rows written after {copied}"
-    );
-    assert_clean(&url, &target).await;
-
-    let report = import(import_options(url.clone()), target.clone()).await.unwrap();
-    assert!(report.previous.is_some_and(|previous| previous.finished));
-    assert!(
-        report
-            .tables
-            .iter()
-            .all(|table| (table.written, table.deleted) == (0, 0)),
-        "{:?}",
-        report.tables
-    );
-}
-
-/// Calls a function once, when the import has read the first rows.
-fn once_under_way(f: impl FnOnce() + Send + 'static) -> Progress {
-    let f = Mutex::new(Some(f));
-    Progress::Call(Arc::new(move |event| {
-        if event.rows_done > 0
-            && let Some(f) = f.lock().unwrap().take()
-        {
-            f();
-        }
-    }))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_dropped_truncated_or_detached_half_way_is_named_and_a_rerun_works() {
-    let Some(server) = PgServer::start_or_skip("a_table_dropped_truncated_or_detached_half_way") else {
-        return;
-    };
-    let server = Arc::new(server);
-    for (database, damage) in [
-        ("dropped", "DROP TABLE victim"),
-        (
-            "replaced",
-            "DROP TABLE victim; CREATE TABLE victim (id int, p int, PRIMARY KEY (id, p))",
-        ),
-        ("truncated", "TRUNCATE victim"),
-        ("rewritten", "ALTER TABLE victim ALTER p TYPE bigint"),
-        ("altered", "ALTER TABLE victim DROP COLUMN note"),
-        ("leaf_truncated", "TRUNCATE victim_1"),
-        ("detached", "ALTER TABLE victim DETACH PARTITION victim_1"),
-    ] {
-        server.create_database(database);
-        server.sql(database, ORDERS);
-        server.sql(
-            database,
-            "
-            CREATE TABLE victim (id int, p int, note text, PRIMARY KEY (id, p)) PARTITION BY RANGE (id);
-            CREATE TABLE victim_1 PARTITION OF victim FOR VALUES FROM (0) TO (50);
-            CREATE TABLE victim_2 PARTITION OF victim FOR VALUES FROM (50) TO (100);
-            INSERT INTO victim SELECT i, i, 'x' FROM generate_series(0, 99) i;",
-        );
-        let url = server.url(database);
-        let target = Arc::new(MemoryTarget::new());
-        let other = server.clone();
-        // One connection, and the smallest table comes last.
-        let options = ImportOptions {
-            parallel: 1,
-            progress: once_under_way(move || other.sql(database, damage)),
-            ..import_options(url.clone())
-        };
-        let error = import(options, target.clone()).await.unwrap_err();
-        let MigrateError::TableVanished { table, .. } = &error else {
-            panic!("{damage}: {error}")
-        };
-        assert_eq!(table, "public.victim", "{damage}");
-        import(import_options(url.clone()), target.clone()).await.unwrap();
-        if database != "dropped" {
-            assert_clean(&url, &target).await;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_made_meanwhile_and_changed_rows_are_not_seen() {
-    let Some(server) = PgServer::start_or_skip("a_partition_made_meanwhile_and_changed_rows_are_not_seen")
-    else {
-        return;
-    };
-    let server = Arc::new(server);
-    server.create_database("live");
-    server.sql("live", ORDERS);
-    server.sql(
-        "live",
-        "
-        CREATE TABLE log (day int, id int, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
-        CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (1) TO (2);
-        INSERT INTO log VALUES (1, 1), (1, 2);",
-    );
-    let target = Arc::new(MemoryTarget::new());
-    let other = server.clone();
-    let change = move || {
-        other.sql(
-            "live",
-            "
-            CREATE TABLE log_2 PARTITION OF log FOR VALUES FROM (2) TO (3);
-            INSERT INTO log VALUES (2, 1);
-            DELETE FROM log WHERE day = 1;
-            DELETE FROM orders WHERE id > 69000;",
-        );
-    };
-    let options = ImportOptions {
-        parallel: 1,
-        progress: once_under_way(change),
-        ..import_options(server.url("live"))
-    };
-    let report = import(options, target.clone()).await.unwrap();
-    assert_eq!(
-        (rows_of(&report)["public.log"], rows_of(&report)["public.orders"]),
-        (2, 70_000)
-    );
-    assert_eq!(target.rows("public.log").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ impl Numeric {
         let [count, weight, sign, scale, digits @ ..] = words.as_slice() else {
             return Err(format!("a numeric of {} bytes", bytes.len()));
         };
-        if bytes.len() % 2 != 0
+        if !bytes.len().is_multiple_of(2)
             || usize::from(*count) != digits.len()
             || digits.iter().any(|&digit| digit > 9999)
         {

@@ -41,7 +41,8 @@ impl Canon {
             Value::Null => Canon::Null,
             Value::Bool(value) => Canon::Bool(value),
             Value::Integer(value) => Canon::Int(value.into()),
-            Value::Float(value) => Canon::float(value),
+            // As it is: a NaN other than the one is a difference.
+            Value::Float(value) => Canon::Float(value.to_bits()),
             Value::Text(value) => Canon::Text(value),
             Value::Bytes(value) => Canon::Bytes(value),
             Value::Array(values) => Canon::List(
