@@ -419,11 +419,22 @@ async fn a_missing_keyspace_an_oversized_row_and_a_rate_limit() {
     assert!(!report.clean && report.tables[0].missing == 300);
 
     let start = tokio::time::Instant::now();
+    let events: Arc<Mutex<Vec<ProgressEvent>>> = Arc::default();
+    let seen = events.clone();
+    let progress = Progress::Call(Arc::new(move |event| seen.lock().unwrap().push(event.clone())));
     let options = ImportOptions {
         max_rows_per_second: Some(600),
+        progress,
         ..import_options(url.clone())
     };
     import(options, target.clone()).await.unwrap();
+    let events = std::mem::take(&mut *events.lock().unwrap());
+    assert!(
+        events.len() >= 10 && events.is_sorted_by_key(|event| event.rows_done),
+        "{events:?}"
+    );
+    let last = events.last().unwrap();
+    assert_eq!((last.rows_done, last.rows_total, last.finished), (300, 300, true));
     assert!(start.elapsed().as_millis() >= 450, "{:?}", start.elapsed());
     assert_clean(&url, &target).await;
 

@@ -36,7 +36,7 @@ use workers::Work;
 /// What to import, and how.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
-    /// `postgres://user:password@host:port/database`; `?host=/directory` for a socket.
+    /// `postgres://user:password@host:port/database`; `?host=/directory` for a socket. Without TLS.
     pub url: String,
     /// Shards the rows are to be spread over: no piece of a keyspace gets more than its share of all rows. At least 1.
     pub shards: u32,
@@ -106,6 +106,9 @@ pub struct TableImport {
 }
 
 /// Makes every keyspace equal to its table under one snapshot; see the crate's page for what a rerun does.
+///
+/// Two imports of one database at the same time spoil each other's snapshots: run one. Reads from the primary key's
+/// index or sorts; a table whose key begins with text is one chunk, because the order of its bytes is no index's.
 ///
 /// # Errors
 ///

@@ -144,7 +144,7 @@ impl PgServer {
         );
     }
 
-    /// The file that says who may connect; reread after [`PgServer::reload`].
+    /// Replaces the lines that say who may connect how, from the next connection on.
     pub fn write_hba(&self, lines: &str) {
         fs::write(self.directory.path().join("data/pg_hba.conf"), lines).expect("writing pg_hba.conf");
         let _ = self.query("postgres", "SELECT pg_reload_conf()");
