@@ -42,7 +42,8 @@ pub trait Target: Send + Sync {
     /// Writes rows, in any order and pipelined; all of them are durable when it returns.
     fn put_many<'a>(&'a self, keyspace: &'a str, rows: Vec<Row>) -> BoxFuture<'a, TargetResult<()>>;
 
-    /// Reads rows from `from` (inclusive) to `until` (exclusive; none: the end), at most `limit` of them.
+    /// Reads a page of the rows from `from` (inclusive) to `until` (exclusive; none: the end). `limit` is how many rows
+    /// the caller would like; a page may have more or fewer.
     fn scan<'a>(
         &'a self,
         keyspace: &'a str,

@@ -285,6 +285,7 @@ async fn every_obstacle_is_reported_before_anything_is_copied() {
         CREATE FUNCTION mine_out(mine) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
         CREATE TYPE mine (INPUT = mine_in, OUTPUT = mine_out, LIKE = text);
         CREATE TABLE odd_columns (id int PRIMARY KEY, m mine, ms mine[], rights aclitem);
+        CREATE TABLE \"odd\nname\" (id int PRIMARY KEY);
         CREATE TABLE odd_keys (i interval, n inet, PRIMARY KEY (i, n));
     ",
     );
@@ -304,6 +305,7 @@ async fn every_obstacle_is_reported_before_anything_is_copied() {
         found,
         [
             ("public.no_key", None),
+            ("public.odd\nname", None),
             ("public.odd_columns", Some("m")),
             ("public.odd_columns", Some("ms")),
             ("public.odd_columns", Some("rights")),
@@ -323,7 +325,7 @@ async fn every_obstacle_is_reported_before_anything_is_copied() {
     };
     let report = import(options, target.clone()).await.unwrap();
     assert_eq!(rows_of(&report), BTreeMap::from([("public.good".to_owned(), 1)]));
-    assert_eq!(report.skipped.len(), 6);
+    assert_eq!(report.skipped.len(), 7);
     assert_eq!(target.keyspaces(), [STATE_KEYSPACE, "public.good"]);
     let error = verify(verify_options(url.clone()), target.clone())
         .await
@@ -334,7 +336,7 @@ async fn every_obstacle_is_reported_before_anything_is_copied() {
         ..verify_options(url)
     };
     let report = verify(options, target).await.unwrap();
-    assert!(report.clean && report.skipped.len() == 6);
+    assert!(report.clean && report.skipped.len() == 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,12 +33,15 @@ use state::{Job, job_name};
 use throttle::Throttle;
 use workers::Work;
 
+/// A table has at most five pieces for four shards, and a keyspace is made of at most 1,024.
+const SHARDS_MAX: u32 = 800;
+
 /// What to import, and how.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
     /// `postgres://user:password@host:port/database`; `?host=/directory` for a socket. Without TLS.
     pub url: String,
-    /// Shards the rows are to be spread over: no piece of a keyspace gets more than its share of all rows. At least 1.
+    /// Shards the rows are to be spread over: no piece of a keyspace gets more than its share of all rows. 1 to 800.
     pub shards: u32,
     /// Connections that read chunks. At least 1; PostgreSQL needs one more.
     pub parallel: usize,
@@ -115,9 +118,16 @@ pub struct TableImport {
 /// Nothing is written after [`MigrateError::Unsupported`], [`MigrateError::InvalidOptions`] or a connection that never
 /// came about. After any other error, running it again finishes the job.
 pub async fn import(options: ImportOptions, target: Arc<dyn Target>) -> Result<ImportReport, MigrateError> {
-    if options.shards == 0 || options.parallel == 0 || options.max_rows_per_second == Some(0) {
-        let reason = "shards, parallel and max_rows_per_second must be at least 1";
+    if options.parallel == 0 || options.max_rows_per_second == Some(0) {
+        let reason = "parallel and max_rows_per_second must be at least 1";
         return Err(MigrateError::InvalidOptions(reason.to_owned()));
+    }
+    if options.shards == 0 || options.shards > SHARDS_MAX {
+        let reason = format!(
+            "shards must be between 1 and {SHARDS_MAX}, not {}",
+            options.shards
+        );
+        return Err(MigrateError::InvalidOptions(reason));
     }
     let server = Server::parse(&options.url)?;
     let snapshot = Snapshot::export(&server).await?;

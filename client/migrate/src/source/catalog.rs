@@ -153,6 +153,9 @@ async fn list(session: &Session) -> Result<(Vec<Table>, Vec<Unsupported>), Migra
     Ok((tables, obstacles))
 }
 
+/// The longest name of a keyspace, in bytes; the store's own limit.
+const KEYSPACE_NAME_BYTES_MAX: usize = 128;
+
 type Checked = (Vec<Column>, Vec<usize>);
 
 /// A table's columns and key, or everything that is wrong with them.
@@ -170,6 +173,14 @@ fn check(
             reason,
         });
     };
+    if table.len() > KEYSPACE_NAME_BYTES_MAX || table.contains(char::is_control) {
+        obstacle(
+            None,
+            format!(
+                "its name cannot be a keyspace's: over {KEYSPACE_NAME_BYTES_MAX} bytes, or control characters"
+            ),
+        );
+    }
     if key.is_empty() {
         obstacle(None, "it has no primary key".to_owned());
     }
