@@ -61,6 +61,7 @@
 //! knows, and fails naming the table if they differ. The lock is released after the chunk: a long import does not
 //! hold up the source's other work.
 
+mod client_target;
 mod decode;
 mod error;
 mod import;
@@ -70,6 +71,7 @@ mod source;
 mod target;
 mod verify;
 
+pub use client_target::ClientTarget;
 pub use decode::{decode_key, decode_row};
 pub use error::{MigrateError, Unsupported};
 pub use import::{ImportOptions, ImportReport, PreviousRun, TableImport, import};

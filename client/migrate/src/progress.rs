@@ -182,3 +182,27 @@ fn new_bar(table: &str, rows_total: u64) -> ProgressBar {
         .with_style(style)
         .with_message(table.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_phase_table_and_rows() {
+        let event = |rows_done, finished| ProgressEvent {
+            phase: Phase::Import,
+            table: "public.film".to_owned(),
+            rows_done,
+            rows_total: 1000,
+            finished,
+        };
+        assert_eq!(
+            line(&event(500, false)),
+            "import public.film: 500 of 1000 rows, running"
+        );
+        assert_eq!(
+            line(&event(1000, true)),
+            "import public.film: 1000 of 1000 rows, done"
+        );
+    }
+}
