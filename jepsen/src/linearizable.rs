@@ -4,6 +4,10 @@
 //! pending operation that was invoked before every other pending one completed, see whether the
 //! register allows it, go on; go back when stuck. An operation of unknown outcome completes
 //! never, so it may take effect at any later moment, or not at all.
+//!
+//! Written values are unique. A write of unknown outcome whose value nobody ever names can only
+//! serve to hide another value, so all of these are alike: the search counts how many it has
+//! used instead of telling them apart, and tries them last.
 
 use std::collections::HashSet;
 
@@ -26,61 +30,89 @@ pub enum Verdict {
 /// Configurations looked at before the search is given up.
 const CONFIGURATIONS_MAX: usize = 5_000_000;
 
+/// A value nobody names.
+const UNNAMED: u64 = u64::MAX;
+
 /// Judges one key's events.
 pub fn check(events: &[Event]) -> Verdict {
+    let named: HashSet<u64> = events.iter().flat_map(names).collect();
+    let unnamed = |event: &Event| match (event.operation, event.outcome) {
+        (Operation::Write(value), Outcome::Unknown) => !named.contains(&value),
+        _ => false,
+    };
     let mut order: Vec<usize> = (0..events.len()).filter(|index| events[*index].counts()).collect();
     order.sort_by_key(|index| (events[*index].invoked_us, *index));
-    let mut search = Search { events, order, seen: HashSet::new(), longest: Vec::new() };
-    search.run()
+    let (alike, order): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|index| unnamed(&events[*index]));
+    let alike = alike.into_iter().map(|index| events[index].invoked_us).collect();
+    Search { events, order, alike, seen: HashSet::new(), longest: Vec::new() }.run()
+}
+
+/// Values an event says the register had, or asks for.
+fn names(event: &Event) -> Option<u64> {
+    match (event.operation, event.outcome) {
+        (Operation::Read, Outcome::Value(value)) => Some(value),
+        (Operation::WriteIf { expected, .. }, _) => Some(expected),
+        _ => None,
+    }
 }
 
 struct Search<'a> {
     events: &'a [Event],
     /// Events that count, by invocation.
     order: Vec<usize>,
-    seen: HashSet<(Vec<u64>, u64)>,
+    /// When the writes of unknown outcome whose values nobody names were invoked.
+    alike: Vec<u64>,
+    seen: HashSet<(Vec<u64>, usize, u64)>,
     longest: Vec<bool>,
+}
+
+/// A configuration: what has taken effect, and the value it left.
+struct Configuration {
+    taken: Vec<bool>,
+    alike_taken: usize,
+    value: u64,
+}
+
+/// One step of the search: the candidate taken, and the value before it.
+struct Frame {
+    candidate: usize,
+    before: u64,
 }
 
 impl Search<'_> {
     fn run(&mut self) -> Verdict {
-        let count = self.order.len();
-        let mut taken = vec![false; count];
-        let mut value = 0;
-        // One frame per operation taken: its position, the value before it.
-        let mut frames: Vec<(usize, u64)> = Vec::new();
-        let mut next = 0;
-        let mut best = 0;
+        let mut at = Configuration { taken: vec![false; self.order.len()], alike_taken: 0, value: 0 };
+        let mut frames: Vec<Frame> = Vec::new();
+        let (mut next, mut best) = (0, 0);
         loop {
-            if self.complete(&taken) {
+            if self.complete(&at) {
                 return Verdict::Linearizable;
             }
-            match self.step(&taken, value, next) {
-                Some((position, after)) => {
-                    frames.push((position, value));
-                    taken[position] = true;
-                    value = after;
+            match self.step(&at, next) {
+                Some((candidate, after)) => {
+                    frames.push(Frame { candidate, before: at.value });
+                    self.take(&mut at, candidate, after);
                     next = 0;
                     if self.seen.len() > CONFIGURATIONS_MAX {
                         return Verdict::Unknown;
                     }
-                    if !self.seen.insert((bits(&taken), value)) {
+                    if !self.seen.insert((bits(&at.taken), at.alike_taken, at.value)) {
                         // Seen before: as if it were not allowed.
-                        (next, value) = undo(&mut frames, &mut taken);
+                        next = self.undo(&mut frames, &mut at);
                     } else if frames.len() > best {
                         best = frames.len();
-                        self.longest = taken.clone();
+                        self.longest = at.taken.clone();
                     }
                 }
                 None if frames.is_empty() => return self.violation(),
-                None => (next, value) = undo(&mut frames, &mut taken),
+                None => next = self.undo(&mut frames, &mut at),
             }
         }
     }
 
     /// Everything whose effect was seen has been placed; what is unknown may never happen.
-    fn complete(&self, taken: &[bool]) -> bool {
-        let placed = |(position, index): (usize, &usize)| taken[position] || self.unknown(*index);
+    fn complete(&self, at: &Configuration) -> bool {
+        let placed = |(position, index): (usize, &usize)| at.taken[position] || self.unknown(*index);
         self.order.iter().enumerate().all(placed)
     }
 
@@ -88,14 +120,42 @@ impl Search<'_> {
         self.events[index].outcome == Outcome::Unknown
     }
 
-    /// The first allowed operation at or after `from`.
-    fn step(&self, taken: &[bool], value: u64, from: usize) -> Option<(usize, u64)> {
-        let pending = || (0..self.order.len()).filter(|position| !taken[*position]);
-        let horizon = pending().map(|position| self.events[self.order[position]].completed_us).min()?;
-        pending()
-            .skip_while(|position| *position < from)
-            .take_while(|position| self.events[self.order[*position]].invoked_us <= horizon)
-            .find_map(|position| Some((position, apply(&self.events[self.order[position]], value)?)))
+    /// The first allowed candidate at or after `from`. Candidates are numbered: operations of
+    /// known outcome by invocation, then those of unknown outcome, then one of those alike.
+    fn step(&self, at: &Configuration, from: usize) -> Option<(usize, u64)> {
+        let count = self.order.len();
+        let pending = |position: &usize| !at.taken[*position];
+        let horizon = (0..count).filter(pending).map(|position| self.events[self.order[position]].completed_us).min()?;
+        let allowed = |candidate: usize| {
+            let position = candidate % count;
+            let event = &self.events[self.order[position]];
+            let this_turn = self.unknown(self.order[position]) == (candidate >= count);
+            let possible = this_turn && pending(&position) && event.invoked_us <= horizon;
+            possible.then(|| apply(event, at.value)).flatten().map(|after| (candidate, after))
+        };
+        (from..2 * count).find_map(allowed).or_else(|| {
+            let invoked = self.alike.get(at.alike_taken).is_some_and(|invoked_us| *invoked_us <= horizon);
+            (from <= 2 * count && invoked && at.value != UNNAMED).then_some((2 * count, UNNAMED))
+        })
+    }
+
+    fn take(&self, at: &mut Configuration, candidate: usize, after: u64) {
+        match candidate == 2 * self.order.len() {
+            true => at.alike_taken += 1,
+            false => at.taken[candidate % self.order.len()] = true,
+        }
+        at.value = after;
+    }
+
+    /// Goes back one step; returns the candidate to try next.
+    fn undo(&self, frames: &mut Vec<Frame>, at: &mut Configuration) -> usize {
+        let Some(Frame { candidate, before }) = frames.pop() else { return usize::MAX };
+        match candidate == 2 * self.order.len() {
+            true => at.alike_taken -= 1,
+            false => at.taken[candidate % self.order.len()] = false,
+        }
+        at.value = before;
+        candidate + 1
     }
 
     fn violation(&self) -> Verdict {
@@ -104,12 +164,6 @@ impl Search<'_> {
         });
         Verdict::Violation { stuck: unplaced.map(|(_, index)| *index).take(8).collect() }
     }
-}
-
-fn undo(frames: &mut Vec<(usize, u64)>, taken: &mut [bool]) -> (usize, u64) {
-    let (position, before) = frames.pop().unwrap_or((0, 0));
-    taken[position] = false;
-    (position + 1, before)
 }
 
 fn bits(taken: &[bool]) -> Vec<u64> {
@@ -187,6 +241,16 @@ mod tests {
         let refused = event(Operation::WriteIf { expected: 1, new: 5 }, Outcome::Refused, 4, 5);
         assert!(matches!(check(&[write(1, 0, 1), refused]), Verdict::Violation { .. }));
         assert_eq!(check(&[write(2, 0, 1), refused, read(2, 6, 7)]), Verdict::Linearizable);
+    }
+
+    #[test]
+    fn a_write_nobody_names_can_hide_a_value_once() {
+        let hidden = event(Operation::Write(7), Outcome::Unknown, 0, u64::MAX);
+        let refused = |from| event(Operation::WriteIf { expected: 1, new: 5 }, Outcome::Refused, from, from + 1);
+        let once = [hidden, write(1, 1, 2), refused(3)];
+        assert_eq!(check(&once), Verdict::Linearizable);
+        let twice = [hidden, write(1, 1, 2), refused(3), write(1, 5, 6), refused(7)];
+        assert!(matches!(check(&twice), Verdict::Violation { .. }), "there was only one such write");
     }
 
     #[test]

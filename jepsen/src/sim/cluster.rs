@@ -1,1 +1,209 @@
 //! A simulated cluster: nodes, their disks and clocks, and what survives their crashes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+use reelkv::clock::SimClock;
+use reelkv::disk::sim::SimDisk;
+use reelkv::raft::RaftTimes;
+use reelkv::replica::ReplicaSettings;
+use reelkv::rpc::handler::AdminHandler;
+use reelkv::server::{Front, Node, NodeOptions};
+use reelkv::storage::{EngineKind, MemoryDevice, StorageConfig};
+use reelkv::wal::WalConfig;
+use reelkv_proto::v1;
+
+use super::Network;
+
+/// The shape of a simulated cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Nodes.
+    pub nodes: usize,
+    /// Data shards at the start.
+    pub shards: u32,
+    /// Voters per shard.
+    pub replicas: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { nodes: 3, shards: 3, replicas: 3 }
+    }
+}
+
+/// What of a node outlives its processes.
+struct Machine {
+    addr: String,
+    zone: String,
+    disk: SimDisk,
+    device: Arc<MemoryDevice>,
+    clock: Arc<SimClock>,
+}
+
+/// A cluster in one process.
+pub struct Cluster {
+    settings: Settings,
+    network: Network,
+    machines: Vec<Machine>,
+    rng: SmallRng,
+}
+
+impl Cluster {
+    /// Machines, all of them off.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let machine = |position: usize| Machine {
+            addr: format!("node{}:7301", position + 1),
+            zone: format!("zone{}", position + 1),
+            disk: SimDisk::new(rng.next_u64()),
+            device: Arc::new(MemoryDevice::default()),
+            clock: Arc::new(SimClock::new(rng.next_u64())),
+        };
+        let machines = (0..settings.nodes).map(machine).collect();
+        Self { settings, network: Network::new(rng.next_u64()), machines, rng }
+    }
+
+    /// Starts every node and makes the cluster and one keyspace, cut over the shards.
+    pub async fn start(&mut self, keyspace: &str) -> anyhow::Result<v1::Keyspace> {
+        for position in 0..self.machines.len() {
+            self.start_node(position).await?;
+        }
+        let front = Front(self.node(0).context("the first node runs")?);
+        let init = v1::InitClusterRequest { shards: self.settings.shards, replicas: self.settings.replicas };
+        front.init_cluster(init).await.map_err(|error| anyhow::anyhow!("init: {}", error.message))?;
+        let request = v1::CreateKeyspaceRequest { name: keyspace.to_owned(), shards: self.settings.shards, ..Default::default() };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            match front.create_keyspace(request.clone()).await {
+                Ok(keyspace) => return Ok(keyspace),
+                Err(error) if tokio::time::Instant::now() > deadline => bail!("keyspace: {}", error.message),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+
+    /// Boots a machine.
+    pub async fn start_node(&mut self, position: usize) -> anyhow::Result<()> {
+        let machine = &self.machines[position];
+        let transport = self.network.begin_life(&machine.addr);
+        let options = NodeOptions {
+            data_dir: PathBuf::from("/data"),
+            addr: machine.addr.clone(),
+            http_addr: String::new(),
+            zone: machine.zone.clone(),
+            join: self.machines.iter().map(|machine| machine.addr.clone()).collect(),
+            wal: WalConfig { segment_bytes: 256 << 10, ..WalConfig::default() },
+            storage: StorageConfig {
+                engine: EngineKind::Memory,
+                memory_device: Some(machine.device.clone()),
+                ..StorageConfig::default()
+            },
+            replicas: ReplicaSettings {
+                times: RaftTimes::default(),
+                checkpoint_interval_ms: 2_000,
+                ..ReplicaSettings::default()
+            },
+            driver_interval_ms: 1_000,
+            replace_after_ms: 3_000,
+        };
+        let node = Node::open(options, Arc::new(machine.disk.clone()), machine.clock.clone(), Arc::new(transport.clone()));
+        let node = node.await.with_context(|| format!("starting {}", machine.addr))?;
+        self.network.attach(&transport, node);
+        Ok(())
+    }
+
+    /// Cuts a machine's power: unsynced writes are lost or torn, the engine is back at its last
+    /// checkpoint. Returns false when it was off.
+    pub fn crash(&mut self, position: usize) -> bool {
+        let machine = &self.machines[position];
+        let Some(node) = self.network.detach(&machine.addr) else { return false };
+        machine.disk.crash(self.rng.next_u64());
+        machine.device.crash();
+        // Its tasks reach neither disk nor network any more; they are told to end.
+        tokio::spawn(async move { node.abandon().await });
+        true
+    }
+
+    /// Wipes a machine that is off, as a new disk would.
+    pub fn wipe(&mut self, position: usize) {
+        let seed = self.rng.random();
+        self.machines[position].disk = SimDisk::new(seed);
+        self.machines[position].device = Arc::new(MemoryDevice::default());
+    }
+
+    /// Whether a machine is on.
+    pub fn is_up(&self, position: usize) -> bool {
+        self.network.node(&self.machines[position].addr).is_some()
+    }
+
+    /// The node on a machine, if it is on.
+    pub fn node(&self, position: usize) -> Option<Arc<Node>> {
+        self.network.node(&self.machines[position].addr)
+    }
+
+    /// Addresses of all machines.
+    pub fn addrs(&self) -> Vec<String> {
+        self.machines.iter().map(|machine| machine.addr.clone()).collect()
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Makes a machine's wall clock jump.
+    pub fn jump_clock(&self, position: usize, by_ms: i64) {
+        self.machines[position].clock.jump_ms(by_ms);
+    }
+
+    /// Waits until every shard's replicas agree on all they hold.
+    ///
+    /// # Errors
+    /// They do not within two virtual minutes; says which shard and how they differ.
+    pub async fn agree(&self) -> anyhow::Result<usize> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+        loop {
+            match self.compare().await {
+                Ok(shards) => return Ok(shards),
+                Err(difference) if tokio::time::Instant::now() > deadline => return Err(difference),
+                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            }
+        }
+    }
+
+    async fn compare(&self) -> anyhow::Result<usize> {
+        let first = self.node(0).context("node 1 is off")?;
+        let directory = first.member().context("node 1 belongs to no cluster")?.directory();
+        for shard in &directory.shards {
+            let mut seen: Option<(String, v1::ReplicaDigest)> = None;
+            let mut holders = 0;
+            for addr in self.addrs() {
+                let node = self.network.node(&addr).with_context(|| format!("{addr} is off"))?;
+                let request = v1::GetReplicaDigestRequest { shard_id: shard.shard_id };
+                let digest = Front(node).replica_digest(request).await;
+                let digest = match digest {
+                    Ok(digest) => digest,
+                    Err(error) if error.message.contains("holds no replica") => continue,
+                    Err(error) => bail!("{addr}: {}", error.message),
+                };
+                holders += 1;
+                match &seen {
+                    None => seen = Some((addr, digest)),
+                    Some((_, other)) if *other == digest => {}
+                    Some((other_addr, other)) => {
+                        bail!("shard {}: {other_addr} has {other:?}, {addr} has {digest:?}", shard.shard_id)
+                    }
+                }
+            }
+            if holders < self.settings.replicas {
+                bail!("shard {} has {holders} replicas", shard.shard_id);
+            }
+        }
+        Ok(directory.shards.len())
+    }
+}

@@ -208,9 +208,26 @@ impl Member {
             match recorded {
                 Ok(()) => return Ok(()),
                 Err(error) if now() > deadline => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => self.ask_for_meta_leadership().await,
             }
         }
+    }
+
+    /// The directory is written where the meta shard is led; at the birth of a cluster that is to
+    /// be here.
+    async fn ask_for_meta_leadership(&self) {
+        if let Some(replica) = self.replicas.get(META_SHARD)
+            && let leader = replica.descriptor().leader_node_id
+            && leader != self.node_id()
+            && let Some(node) = super::directory::node(&self.directory.get(), leader)
+        {
+            let request = v1::TransferLeaderRequest { shard_id: META_SHARD, to_node_id: self.node_id() };
+            let asked = self.ask(&node.addr, peer_request::Body::TransferLeader(request), STEP_TIMEOUT).await;
+            if let Err(error) = asked {
+                tracing::debug!(error = error.message, "the meta shard is led elsewhere for now");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

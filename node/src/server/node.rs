@@ -291,6 +291,15 @@ impl Node {
         }
     }
 
+    /// Ends the node's tasks without handing anything over, as far as they can still be ended:
+    /// what a simulated power cut leaves to be cleaned up.
+    pub async fn abandon(&self) {
+        self.stop.cancel();
+        if let Some(member) = self.member() {
+            member.stop().await;
+        }
+    }
+
     /// The damage ledger.
     pub fn health(&self) -> &Arc<Health> {
         &self.health

@@ -22,6 +22,8 @@ pub(crate) struct Recovered {
     /// The control row of the newest checkpoint; `None` before the first.
     pub control: Option<Bytes>,
     pub version_id: u64,
+    /// The highest version among the rows.
+    pub highest_version: u64,
 }
 
 /// Keys `after < key <= through` of which some version cannot be read; `None` is unbounded. A visit

@@ -74,10 +74,7 @@ impl Mark {
     /// `Damaged` when a byte differs from what was written, `Unsupported` when a later release wrote it.
     pub fn decode(bytes: &[u8]) -> Result<Self, TreeError> {
         let mut body = open_crc("checkpoint mark", bytes)?;
-        Self::decode_body(&mut body).map_or_else(
-            |_| Err(TreeError::damaged("checkpoint mark", "ends early")),
-            |mark| mark,
-        )
+        Self::decode_body(&mut body).map_err(|_| TreeError::damaged("checkpoint mark", "ends early"))?
     }
 
     fn decode_body(body: &mut &[u8]) -> Result<Result<Self, TreeError>, bytes::TryGetError> {

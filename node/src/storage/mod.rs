@@ -40,6 +40,8 @@
 //! and holds every row in memory; sled does not survive a power cut, so after any unclean stop it
 //! is refused ([`TreeError::Unclean`]). Nothing outside this module names an engine's library.
 
+mod backing;
+mod checkpoint;
 mod engine;
 mod error;
 mod lsm;
@@ -57,13 +59,14 @@ mod views;
 use std::fmt;
 use std::str::FromStr;
 
+pub use checkpoint::Sealed;
 pub use error::TreeError;
 pub use mark::{FileSum, Mark};
 pub use record::StoredRecord;
 pub use store::{Opened, Storage, StorageConfig};
 pub use sweep::{BadSpan, SweepReport};
 pub use table::MemoryDevice;
-pub use tree::{Sealed, Tree};
+pub use tree::Tree;
 pub use view::{Digest, Lookup, Page, View};
 
 /// Names one tree for all time; its folder's name.

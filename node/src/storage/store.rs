@@ -1,18 +1,20 @@
 //! All trees of a node: where they are, what they share, how much memory they take.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::backing::Backing;
+use super::checkpoint::Position;
 use super::engine::Recovered;
 use super::error::contain;
 use super::mark::ControlRow;
-use super::tree::{Position, Tree, TreeInner};
-use super::{EngineKind, Mark, MemoryDevice, TreeError, TreeId, lsm, table};
-use crate::disk::{Disk, SharedDisk, offload};
+use super::tree::{Tree, TreeInner};
+use super::{EngineKind, Mark, MemoryDevice, TreeError, TreeId};
+use crate::disk::{SharedDisk, offload};
 use crate::shard::LogId;
 
 /// How a node stores its trees.
@@ -62,9 +64,8 @@ pub struct Storage {
     root: PathBuf,
     engine: EngineKind,
     memtable_budget_bytes: u64,
-    shared: lsm::Shared,
-    device: Arc<MemoryDevice>,
-    open: Mutex<HashMap<TreeId, Slot>>,
+    backing: Backing,
+    open: Mutex<BTreeMap<TreeId, Slot>>,
 }
 
 /// Invariant: one operation or one open tree per name.
@@ -100,20 +101,15 @@ impl Storage {
     /// # Errors
     /// The directory cannot be created.
     pub fn new(disk: SharedDisk, root: PathBuf, config: StorageConfig) -> Result<Arc<Self>, TreeError> {
-        if config.engine != EngineKind::Memory {
-            let made = disk.create_dir_all(&root).and_then(|()| {
-                disk.sync_dir(&root)?;
-                root.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
-            });
-            made.map_err(|error| TreeError::io("creating the directory of trees", &error))?;
-        }
+        let (engine, memtable_budget_bytes) = (config.engine, config.memtable_budget_bytes);
+        let backing = Backing::new(config);
+        backing.prepare(&*disk, &root)?;
         Ok(Arc::new(Self {
             disk,
             root,
-            engine: config.engine,
-            memtable_budget_bytes: config.memtable_budget_bytes,
-            shared: lsm::Shared::new(config.cache_bytes, config.open_files_max),
-            device: config.memory_device.unwrap_or_default(),
+            engine,
+            memtable_budget_bytes,
+            backing,
             open: Mutex::default(),
         }))
     }
@@ -129,26 +125,8 @@ impl Storage {
     /// `Exists`: the name was used before, perhaps by a creation that was cut short; take the next generation.
     pub async fn create(&self, id: TreeId) -> Result<Tree, TreeError> {
         let reservation = self.reserve(id)?;
-        let (disk, root) = (self.disk.clone(), self.root.clone());
-        let (kind, shared, device) = (self.engine, self.shared.clone(), self.device.clone());
-        let create = move || {
-            if kind == EngineKind::Memory {
-                return device.create(id);
-            }
-            let folder = root.join(id.to_string());
-            create_folder(&*disk, &root, &folder, id)?;
-            match kind {
-                EngineKind::Sled => table::sled::create(&disk, &folder, id),
-                _ => {
-                    let engine = Box::new(lsm::create(&disk, &folder, &shared)?);
-                    Ok(Recovered {
-                        engine,
-                        control: None,
-                        version_id: 0,
-                    })
-                }
-            }
-        };
+        let (backing, disk, root) = (self.backing.clone(), self.disk.clone(), self.root.clone());
+        let create = move || backing.create(&disk, &root, id);
         let recovered = self.run("creating a tree", create).await?;
         Ok(self.register(&reservation, recovered, Position::default()))
     }
@@ -172,16 +150,9 @@ impl Storage {
             }
         }
         let reservation = self.reserve(id)?;
-        let (disk, folder, owned_mark) = (self.disk.clone(), self.folder(id), mark.cloned());
-        let (kind, shared, device) = (self.engine, self.shared.clone(), self.device.clone());
-        let open = move || {
-            let mark = owned_mark.as_ref();
-            match kind {
-                EngineKind::Lsm => lsm::open(&disk, &folder, &shared, id, mark),
-                EngineKind::Memory => device.open(id, mark),
-                EngineKind::Sled => table::sled::open(&disk, &folder, id, mark),
-            }
-        };
+        let (backing, disk, root) = (self.backing.clone(), self.disk.clone(), self.root.clone());
+        let owned_mark = mark.cloned();
+        let open = move || backing.open(&disk, &root, id, owned_mark.as_ref());
         let recovered = self.run("opening a tree", open).await?;
         let (position, control) = check_control(id, &recovered, mark)?;
         let version_id = recovered.version_id;
@@ -199,25 +170,8 @@ impl Storage {
     /// `InUse` while a handle or view is open; `Missing` when there is none.
     pub async fn remove(&self, id: TreeId) -> Result<(), TreeError> {
         let _reservation = self.reserve(id)?;
-        let (disk, root, folder) = (self.disk.clone(), self.root.clone(), self.folder(id));
-        let (kind, device) = (self.engine, self.device.clone());
-        let remove = move || {
-            if kind == EngineKind::Memory {
-                return device.remove(id);
-            }
-            let removed = disk.exists(&folder).and_then(|exists| {
-                if exists {
-                    disk.remove_dir_all(&folder)?;
-                    disk.sync_dir(&root)?;
-                }
-                Ok(exists)
-            });
-            match removed {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(TreeError::Missing { tree: id }),
-                Err(error) => Err(TreeError::io("removing a tree", &error)),
-            }
-        };
+        let (backing, disk, root) = (self.backing.clone(), self.disk.clone(), self.root.clone());
+        let remove = move || backing.remove(&*disk, &root, id);
         self.run("removing a tree", remove).await
     }
 
@@ -226,17 +180,7 @@ impl Storage {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Vec<TreeId>, TreeError> {
-        if self.engine == EngineKind::Memory {
-            return Ok(self.device.trees());
-        }
-        let entries = self.disk.list(&self.root);
-        let entries = entries.map_err(|error| TreeError::unreadable("the directory of trees", &error))?;
-        let mut ids: Vec<TreeId> = entries
-            .iter()
-            .filter_map(|entry| entry.name.parse().ok())
-            .collect();
-        ids.sort_unstable();
-        Ok(ids)
+        self.backing.list(&*self.disk, &self.root)
     }
 
     /// Memory of what is not durable yet, over all trees.
@@ -275,10 +219,6 @@ impl Storage {
         alive.map(Tree::from_inner).collect()
     }
 
-    fn folder(&self, id: TreeId) -> PathBuf {
-        self.root.join(id.to_string())
-    }
-
     fn reserve(&self, id: TreeId) -> Result<Reservation<'_>, TreeError> {
         let mut open = self.open.lock();
         match open.get(&id) {
@@ -308,15 +248,6 @@ impl Storage {
     }
 }
 
-fn create_folder(disk: &dyn Disk, root: &Path, folder: &Path, id: TreeId) -> Result<(), TreeError> {
-    let io = |error: std::io::Error| TreeError::io("creating a tree", &error);
-    if disk.exists(folder).map_err(io)? {
-        return Err(TreeError::Exists { tree: id });
-    }
-    disk.create_dir_all(folder).map_err(io)?;
-    disk.sync_dir(root).map_err(io)
-}
-
 /// The tree's own word on what it holds, which must not be older than the mark.
 fn check_control(
     id: TreeId,
@@ -332,6 +263,13 @@ fn check_control(
             control: Bytes::new(),
         },
     };
+    if recovered.highest_version > row.last_version {
+        let position = format!(
+            "rows up to version {}, control {}",
+            recovered.highest_version, row.last_version
+        );
+        return Err(TreeError::damaged("control row", position));
+    }
     let ControlRow {
         applied,
         last_version,

@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::checkpoint::{PendingSeal, Position};
 use super::engine::Engine;
 use super::error::{Contained, contain};
-use super::mark::ControlRow;
 use super::view::View;
 use super::views::Views;
-use super::{EngineKind, Mark, StoredRecord, TreeError, TreeId};
+use super::{EngineKind, StoredRecord, TreeError, TreeId};
 use crate::disk::{SharedDisk, offload};
 use crate::shard::LogId;
 
@@ -31,39 +31,6 @@ pub struct Tree {
     pub(crate) inner: Arc<TreeInner>,
 }
 
-/// A closed memtable that is to be made durable by [`Tree::flush`].
-#[derive(Debug)]
-#[must_use = "a sealed memtable holds memory until it is flushed"]
-pub struct Sealed {
-    tree: TreeId,
-    applied: LogId,
-    bytes: u64,
-}
-
-impl Sealed {
-    /// The log entry it goes up to.
-    pub fn applied(&self) -> LogId {
-        self.applied
-    }
-
-    /// Its size in memory.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-/// What a checkpoint stands for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Position {
-    pub applied: LogId,
-    pub last_version: u64,
-}
-
-struct PendingSeal {
-    position: Position,
-    bytes: u64,
-}
-
 /// Invariants: `visible <= begun`, equal between entries; seals are flushed in order; `durable`
 /// is never ahead of what the engine made durable.
 pub(crate) struct TreeInner {
@@ -72,16 +39,16 @@ pub(crate) struct TreeInner {
     pub engine: Box<dyn Engine>,
     pub views: Views,
     disk: SharedDisk,
-    begun: AtomicU64,
-    active_bytes: AtomicU64,
-    pending: Mutex<VecDeque<PendingSeal>>,
-    durable: Mutex<Position>,
+    pub(super) begun: AtomicU64,
+    pub(super) active_bytes: AtomicU64,
+    pub(super) pending: Mutex<VecDeque<PendingSeal>>,
+    pub(super) durable: Mutex<Position>,
     /// Once set, every call returns it.
-    broken: Mutex<Option<TreeError>>,
+    broken: OnceLock<TreeError>,
     /// Once set, nothing is made durable any more. A failed flush is never retried.
-    flush_failed: Mutex<Option<TreeError>>,
-    flushing: Arc<tokio::sync::Mutex<()>>,
-    compacting: Arc<tokio::sync::Mutex<()>>,
+    pub(super) flush_failed: OnceLock<TreeError>,
+    pub(super) flushing: Arc<tokio::sync::Mutex<()>>,
+    pub(super) compacting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl TreeInner {
@@ -102,8 +69,8 @@ impl TreeInner {
             active_bytes: AtomicU64::new(0),
             pending: Mutex::default(),
             durable: Mutex::new(durable),
-            broken: Mutex::new(None),
-            flush_failed: Mutex::new(None),
+            broken: OnceLock::new(),
+            flush_failed: OnceLock::new(),
             flushing: Arc::default(),
             compacting: Arc::default(),
         }
@@ -115,13 +82,13 @@ impl TreeInner {
         doing: &str,
         job: impl FnOnce() -> Result<T, TreeError>,
     ) -> Result<T, TreeError> {
-        if let Some(error) = &*self.broken.lock() {
+        if let Some(error) = self.broken.get() {
             return Err(error.clone());
         }
         contain(doing, job).map_err(|contained| {
             if let Contained::Panicked(error) = &contained {
                 tracing::error!(tree = %self.id, %error, "tree given up");
-                self.broken.lock().get_or_insert_with(|| error.clone());
+                self.broken.get_or_init(|| error.clone());
             }
             contained.into()
         })
@@ -134,59 +101,6 @@ impl TreeInner {
     ) -> Result<T, TreeError> {
         let done = offload(&*self.disk, job).await;
         done.map_err(|error| TreeError::io(doing, &error))?
-    }
-
-    fn memtable_bytes(&self) -> u64 {
-        let sealed: u64 = self.pending.lock().iter().map(|seal| seal.bytes).sum();
-        self.active_bytes.load(Ordering::Relaxed) + sealed
-    }
-
-    fn flush(&self) -> Result<Mark, TreeError> {
-        if let Some(error) = &*self.flush_failed.lock() {
-            return Err(error.clone());
-        }
-        let oldest_view = self.views.raise_floor();
-        let flushed = self.guard("flushing", || self.engine.flush(oldest_view));
-        if let Err(error) = flushed {
-            self.flush_failed.lock().get_or_insert_with(|| error.clone());
-            return Err(error);
-        }
-        self.settle_seals()?;
-        self.mark()
-    }
-
-    /// Takes the seals that a flush made durable off the list.
-    fn settle_seals(&self) -> Result<(), TreeError> {
-        let mut pending = self.pending.lock();
-        let still_sealed = self.guard("counting memtables", || Ok(self.engine.sealed_count()))?;
-        while pending.len() > still_sealed {
-            let seal = pending.pop_front().expect("the list is not empty");
-            *self.durable.lock() = seal.position;
-        }
-        Ok(())
-    }
-
-    fn compact(&self, full: bool) -> Result<Option<Mark>, TreeError> {
-        let oldest_view = self.views.raise_floor();
-        let changed = self.guard("compacting", || self.engine.compact(oldest_view, full))?;
-        changed.then(|| self.mark()).transpose()
-    }
-
-    /// The position is read first: files may be newer than it says, never older.
-    fn mark(&self) -> Result<Mark, TreeError> {
-        let Position {
-            applied,
-            last_version,
-        } = *self.durable.lock();
-        let manifest = self.guard("listing files", || self.engine.manifest())?;
-        Ok(Mark {
-            tree: self.id,
-            engine: self.kind,
-            applied,
-            last_version,
-            version_id: manifest.version_id,
-            files: manifest.files,
-        })
     }
 }
 
@@ -279,97 +193,6 @@ impl Tree {
         self.inner.views.floor()
     }
 
-    /// Begins a checkpoint, between two entries: what was inserted so far, and `control`, stand for
-    /// the log up to `applied`. Fast: nothing is synced.
-    ///
-    /// # Errors
-    /// The tree is broken or closed.
-    pub fn seal(&self, control: &[u8], applied: LogId) -> Result<Sealed, TreeError> {
-        let inner = &self.inner;
-        let last_version = inner.begun.load(Ordering::Acquire);
-        assert_eq!(
-            last_version,
-            inner.views.visible(),
-            "a checkpoint is taken between two entries"
-        );
-        let row = ControlRow {
-            tree: inner.id,
-            applied,
-            last_version,
-            control: bytes::Bytes::copy_from_slice(control),
-        };
-        // The list and the engine change together, or a flush would count wrongly.
-        let mut pending = inner.pending.lock();
-        inner.guard("sealing", || inner.engine.seal(row.encode()))?;
-        let bytes = inner.active_bytes.swap(0, Ordering::AcqRel);
-        let position = Position {
-            applied,
-            last_version,
-        };
-        pending.push_back(PendingSeal { position, bytes });
-        Ok(Sealed {
-            tree: inner.id,
-            applied,
-            bytes,
-        })
-    }
-
-    /// Ends a checkpoint: makes the sealed memtable, and those sealed before it, durable. The mark
-    /// returned is to be recorded in the WAL, which may then be purged up to `mark.applied` (at or
-    /// above what was sealed).
-    ///
-    /// # Errors
-    /// After an error no flush of this tree is tried again; the memtables stay readable.
-    pub async fn flush(&self, sealed: Sealed) -> Result<Mark, TreeError> {
-        assert_eq!(
-            sealed.tree, self.inner.id,
-            "a memtable is flushed by its own tree"
-        );
-        let turn = self.inner.flushing.clone().lock_owned().await;
-        let inner = self.inner.clone();
-        let job = move || {
-            let _turn = turn;
-            inner.flush()
-        };
-        self.inner.offload("flushing", job).await
-    }
-
-    /// One step of compaction, if one is due. A mark returned is to be recorded in the WAL; it may
-    /// be called again until it returns `None`.
-    ///
-    /// # Errors
-    /// `Damaged` when an input cannot be read: the tree must be rebuilt; flushes go on meanwhile.
-    pub async fn compact(&self) -> Result<Option<Mark>, TreeError> {
-        self.run_compaction(false).await
-    }
-
-    /// Compacts everything at once: for a tree just filled, and for tests.
-    ///
-    /// # Errors
-    /// As [`Tree::compact`].
-    pub async fn compact_fully(&self) -> Result<Option<Mark>, TreeError> {
-        self.run_compaction(true).await
-    }
-
-    async fn run_compaction(&self, full: bool) -> Result<Option<Mark>, TreeError> {
-        let turn = self.inner.compacting.clone().lock_owned().await;
-        let inner = self.inner.clone();
-        let job = move || {
-            let _turn = turn;
-            inner.compact(full)
-        };
-        self.inner.offload("compacting", job).await
-    }
-
-    /// The mark of the durable state as it is now.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub async fn mark(&self) -> Result<Mark, TreeError> {
-        let inner = self.inner.clone();
-        self.inner.offload("listing files", move || inner.mark()).await
-    }
-
     /// The last log entry that is durable in the tree.
     pub fn durable(&self) -> LogId {
         self.inner.durable.lock().applied
@@ -399,7 +222,7 @@ impl Tree {
         let inner = self.inner.clone();
         let job = move || {
             let closed = inner.guard("closing", || inner.engine.close());
-            inner.broken.lock().get_or_insert(TreeError::Closed);
+            inner.broken.get_or_init(|| TreeError::Closed);
             closed
         };
         self.inner.offload("closing", job).await

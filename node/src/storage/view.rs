@@ -12,6 +12,10 @@ use super::{StoredRecord, TreeError};
 /// Rows a page looks at, deleted ones included, before it ends early.
 const PAGE_ROWS_MAX: usize = 65_536;
 
+/// Takes a key and its record, and tells whether to go on.
+pub(crate) type VisitRecord<'a> =
+    dyn FnMut(&Bytes, Result<StoredRecord, TreeError>) -> Result<ControlFlow<()>, TreeError> + 'a;
+
 /// What a read of one key found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -215,7 +219,7 @@ impl View {
         &self,
         start: &[u8],
         end: &[u8],
-        each: &mut dyn FnMut(&Bytes, Result<StoredRecord, TreeError>) -> Result<ControlFlow<()>, TreeError>,
+        each: &mut VisitRecord<'_>,
     ) -> Result<(), TreeError> {
         if !end.is_empty() && start >= end {
             return Ok(());

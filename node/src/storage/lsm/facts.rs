@@ -2,10 +2,13 @@
 #![allow(clippy::disallowed_methods)] // tests damage files
 
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
+use lsm_tree::config::CompressionPolicy;
+use lsm_tree::{AnyTree, Config};
 use tempfile::TempDir;
 
 use super::*;
 use crate::disk::RealDisk;
+use crate::storage::TreeId;
 
 struct Library {
     tree: lsm_tree::Tree,

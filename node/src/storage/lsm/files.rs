@@ -48,7 +48,7 @@ pub(super) fn check_folder(
         return Err(TreeError::damaged(CURRENT, position));
     }
     let tables = manifest_file::tables(&list)?;
-    check_names(disk, folder)?;
+    list_tables(disk, folder)?;
     for (table_id, xxh3_128) in &tables {
         let name = table_name(*table_id);
         if sum_from_device(disk, folder, &name)?.xxh3_128 != *xxh3_128 {
@@ -77,15 +77,18 @@ fn read_list(disk: &dyn Disk, folder: &Path) -> Result<(u64, Vec<u8>), TreeError
     Ok((version_id, list))
 }
 
-/// The library stops at a name in `tables` that is not a number.
-fn check_names(disk: &dyn Disk, folder: &Path) -> Result<(), TreeError> {
-    let names = disk.list(&folder.join("tables"));
-    for entry in names.map_err(|error| TreeError::unreadable("tables", &error))? {
-        if entry.is_dir || entry.name.parse::<u64>().is_err() {
-            return Err(TreeError::damaged("tables", format!("holds {:?}", entry.name)));
-        }
+/// Lengths of the tables there are. The library stops at a name that is not a number.
+fn list_tables(disk: &dyn Disk, folder: &Path) -> Result<BTreeMap<u64, u64>, TreeError> {
+    let entries = disk.list(&folder.join("tables"));
+    let entries = entries.map_err(|error| TreeError::unreadable("tables", &error))?;
+    let mut lengths = BTreeMap::new();
+    for entry in entries {
+        match entry.name.parse() {
+            Ok(table_id) if !entry.is_dir => lengths.insert(table_id, entry.len_bytes),
+            _ => return Err(TreeError::damaged("tables", format!("holds {:?}", entry.name))),
+        };
     }
-    Ok(())
+    Ok(lengths)
 }
 
 fn compare(found: &[FileSum], recorded: &[FileSum]) -> Result<(), TreeError> {
@@ -132,11 +135,12 @@ pub(super) fn sums_of(
         xxh3_128: xxh3_128(data),
     };
     let mut files = vec![sum(CURRENT.into(), &current), sum(list_name(version_id), &list)];
+    let lengths = list_tables(disk, folder)?;
     for (table_id, xxh3_128) in tables {
         let name = table_name(table_id);
-        let file = disk.open(&folder.join(&name), Mode::Read);
-        let len = file.and_then(|file| file.len_bytes());
-        let len = len.map_err(|error| TreeError::unreadable(&name, &error))?;
+        let Some(&len) = lengths.get(&table_id) else {
+            return Err(TreeError::damaged(name, "missing"));
+        };
         files.push(FileSum { name, len, xxh3_128 });
     }
     Ok(files)

@@ -23,23 +23,22 @@ mod facts;
 mod files;
 mod filter;
 mod manifest_file;
+mod open;
 
 use std::ops::{Bound, ControlFlow};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use lsm_tree::config::{
-    BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy,
-    PinningPolicy,
-};
-use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
+use lsm_tree::{AbstractTree, Guard, SeqNo, SequenceNumberCounter};
+
+pub(crate) use self::open::{Shared, create, open};
 
 use self::files::table_name;
-use super::engine::{Engine, Gap, Manifest, Recovered};
+use super::TreeError;
+use super::engine::{Engine, Gap, Manifest};
 use super::tree::VERSION_LIMIT;
-use super::{Mark, TreeError, TreeId};
 use crate::disk::SharedDisk;
 
 /// Numbers between two versions.
@@ -55,22 +54,6 @@ const _: () = assert!(
     VERSION_LIMIT << STEP_BITS == 1 << 63,
     "the library's numbers have 63 bits"
 );
-
-/// What all trees of a node share.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    cache: Arc<Cache>,
-    descriptors: Arc<DescriptorTable>,
-}
-
-impl Shared {
-    pub(crate) fn new(cache_bytes: u64, open_files_max: usize) -> Self {
-        Self {
-            cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)),
-            descriptors: Arc::new(DescriptorTable::new(open_files_max)),
-        }
-    }
-}
 
 pub(crate) struct LsmEngine {
     tree: lsm_tree::Tree,
@@ -126,73 +109,6 @@ fn read_error(what: &str, error: lsm_tree::Error) -> TreeError {
         lsm_tree::Error::Io(error) => TreeError::unreadable(what, &error),
         other => TreeError::damaged(what, other.to_string()),
     }
-}
-
-/// Creates an empty tree in an empty folder.
-pub(crate) fn create(disk: &SharedDisk, folder: &Path, shared: &Shared) -> Result<LsmEngine, TreeError> {
-    open_library(disk, folder, shared, |error| match error {
-        lsm_tree::Error::Io(error) => TreeError::io("creating a tree", &error),
-        other => TreeError::damaged("creating a tree", other.to_string()),
-    })
-}
-
-/// Checks the raw files against the mark, then opens the folder.
-pub(crate) fn open(
-    disk: &SharedDisk,
-    folder: &Path,
-    shared: &Shared,
-    id: TreeId,
-    mark: Option<&Mark>,
-) -> Result<Recovered, TreeError> {
-    let version_id = files::check_folder(&**disk, folder, id, mark)?;
-    let engine = open_library(disk, folder, shared, |error| read_error("opening a tree", error))?;
-    let control = engine.tree.get(CONTROL_KEY, SeqNo::MAX);
-    let control = control.map_err(|error| read_error("control row", error))?;
-    if control.is_none() && engine.tree.table_count() > 0 {
-        return Err(TreeError::damaged("control row", "missing"));
-    }
-    let control = control.map(|row| Bytes::copy_from_slice(&row));
-    Ok(Recovered {
-        engine: Box::new(engine),
-        control,
-        version_id,
-    })
-}
-
-fn open_library(
-    disk: &SharedDisk,
-    folder: &Path,
-    shared: &Shared,
-    map: impl FnOnce(lsm_tree::Error) -> TreeError,
-) -> Result<LsmEngine, TreeError> {
-    let counter = SequenceNumberCounter::default();
-    let floor = Arc::new(AtomicU64::new(0));
-    let config = Config::new(folder, counter.clone(), SequenceNumberCounter::default())
-        .use_cache(shared.cache.clone())
-        .use_descriptor_table(Some(shared.descriptors.clone()))
-        .filter_block_pinning_policy(PinningPolicy::all(true))
-        .index_block_pinning_policy(PinningPolicy::all(true))
-        .filter_block_partitioning_policy(PartitioningPolicy::all(false))
-        .index_block_partitioning_policy(PartitioningPolicy::all(false))
-        .data_block_compression_policy(CompressionPolicy::disabled())
-        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(
-            BloomConstructionPolicy::BitsPerKey(12.0),
-        )))
-        .with_compaction_filter_factory(Some(Arc::new(filter::DropDeleted::new(floor.clone()))));
-    let tree = match config.open().map_err(map)? {
-        AnyTree::Standard(tree) => tree,
-        AnyTree::Blob(_) => return Err(TreeError::damaged("opening a tree", "it has blob files")),
-    };
-    let highest = tree.get_highest_persisted_seqno().unwrap_or(0);
-    counter.fetch_max(highest + 1);
-    let (disk, folder) = (disk.clone(), folder.to_owned());
-    Ok(LsmEngine {
-        tree,
-        counter,
-        floor,
-        disk,
-        folder,
-    })
 }
 
 impl LsmEngine {

@@ -126,10 +126,13 @@ impl<S: Store> TableEngine<S> {
         S: 'static,
     {
         let version_id = store.version_id();
+        let newest = |versions: &Vec<(u64, Bytes)>| versions.last().map_or(0, |(version, _)| *version);
+        let highest_version = table.read().rows.values().map(newest).max().unwrap_or(0);
         Recovered {
             engine: Box::new(Self::new(table, store)),
             control,
             version_id,
+            highest_version,
         }
     }
 }

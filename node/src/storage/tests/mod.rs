@@ -1,9 +1,21 @@
 //! What every tree keeps to, whatever its engine.
 #![allow(clippy::disallowed_methods)] // tests copy and damage folders
 
+/// Runs each test of a suite for each engine, on a bench of its own.
+macro_rules! for_every_engine {
+    ($($test:ident),* $(,)?) => {
+        mod lsm { $( #[tokio::test] async fn $test() { super::$test(super::Bench::new(super::EngineKind::Lsm)).await } )* }
+        mod memory { $( #[tokio::test] async fn $test() { super::$test(super::Bench::new(super::EngineKind::Memory)).await } )* }
+        mod sled { $( #[tokio::test] async fn $test() { super::$test(super::Bench::new(super::EngineKind::Sled)).await } )* }
+    };
+}
+
+mod checkpoints;
 mod contract;
 mod damage;
+mod faults;
 mod model;
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

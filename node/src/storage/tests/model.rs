@@ -141,7 +141,7 @@ impl Run {
             self.bench.restart(self.tree.clone()).await;
         }
         let opened = self.bench.reopen(self.mark.as_ref()).await.unwrap();
-        assert_eq!(opened.newer_than_mark, false);
+        assert!(!opened.newer_than_mark);
         let last_version = self.mark.as_ref().map_or(0, |mark| mark.last_version);
         if last_version > 0 {
             assert_eq!(opened.control, last_version.to_string());

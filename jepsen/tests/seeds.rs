@@ -1,0 +1,51 @@
+//! The register workload over many seeds.
+//!
+//! `REELKV_SEEDS=200` sets how many (default 20); `REELKV_SEED=7` runs that one alone.
+
+use std::time::Duration;
+
+use reelkv_jepsen::register::{Report, Run, run};
+
+fn simulate(seed: u64) -> anyhow::Result<Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+    let outcome = runtime.block_on(run(Run::of_seed(seed)));
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    outcome
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn every_seed_is_linearizable_and_its_replicas_agree() {
+    if std::env::var("REELKV_LOG").is_ok() {
+        tracing_subscriber::fmt().with_env_filter(std::env::var("REELKV_LOG").unwrap()).init();
+    }
+    let seeds = match number("REELKV_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("REELKV_SEEDS").unwrap_or(20),
+    };
+    let (mut operations, mut faults) = (0, 0);
+    for seed in seeds.clone() {
+        match simulate(seed) {
+            Ok(report) => {
+                operations += report.history.len();
+                let injected: usize = report.faults.values().sum();
+                assert!(injected >= 3, "seed {seed} injected {injected} faults only");
+                faults += injected;
+            }
+            Err(error) => panic!(
+                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test seeds"
+            ),
+        }
+    }
+    println!("{} seeds, {operations} operations, {faults} faults", seeds.count());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    let first = simulate(1).expect("the seed passes").fingerprint;
+    let second = simulate(1).expect("the seed passes").fingerprint;
+    assert_eq!(first, second, "seed 1 ran differently the second time");
+}
