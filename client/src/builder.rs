@@ -3,9 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::Client;
-use crate::connector::Connector;
-use crate::error::Result;
+use tokio::time::Instant;
+
+use crate::client::{Client, Shared};
+use crate::connector::{ChannelPool, Connector, GrpcConnector};
+use crate::error::{Error, Result};
+use crate::routing::Addr;
+
+/// How long a call may take when nobody says otherwise.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Options of a [`Client`].
 #[derive(Default)]
@@ -48,9 +54,46 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects; see [`Client::connect`].
+    /// Connects; see [`Client::connect`]. `InvalidArgument` when no address was given.
     pub async fn build(self) -> Result<Client> {
-        let _ = (self.addrs, self.timeout, self.connector, self.seed, self.lazy);
-        todo!()
+        let seeds = checked(self.addrs)?;
+        let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let pool = ChannelPool::default();
+        let over_grpc = || Arc::new(GrpcConnector::with_pool(pool.clone())) as Arc<dyn Connector>;
+        let connector = self.connector.unwrap_or_else(over_grpc);
+        let shared = Shared::new(
+            connector,
+            pool,
+            seeds,
+            timeout,
+            self.seed.unwrap_or_else(random_seed),
+        );
+        if !self.lazy {
+            shared.fetch_directory(Instant::now() + timeout, || true).await?;
+        }
+        Ok(Client { shared })
+    }
+}
+
+/// The door to chance: everything random in a client comes from this seed.
+#[allow(clippy::disallowed_methods)]
+fn random_seed() -> u64 {
+    rand::random()
+}
+
+fn checked(addrs: Vec<String>) -> Result<Vec<Addr>> {
+    if addrs.is_empty() {
+        return Err(Error::invalid("addrs", "no address of a node was given"));
+    }
+    let has_port = |addr: &str| {
+        let port = addr.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    };
+    match addrs.iter().find(|addr| !has_port(addr)) {
+        Some(addr) => Err(Error::invalid(
+            "addrs",
+            format!("{addr:?} is not of the form host:port"),
+        )),
+        None => Ok(addrs.iter().map(|addr| Addr::from(addr.as_str())).collect()),
     }
 }

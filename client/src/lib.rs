@@ -61,3 +61,15 @@ pub use keyspace::Keyspace;
 pub use record::{Batch, Condition, Record, ScanPage, ScanRange};
 pub use reelkv_proto::types::Version;
 pub use reelkv_proto::v1;
+
+/// Calls may be spawned on any runtime.
+#[cfg(test)]
+fn _calls_are_send(client: Client, keyspace: Keyspace) {
+    fn is_send<T: Send>(_: T) {}
+    is_send(client.create_keyspace("", CreateKeyspace::default()));
+    is_send(client.admin().cluster_status());
+    is_send(client.keyspaces());
+    is_send(keyspace.put("", ""));
+    is_send(keyspace.batch(Batch::new()));
+    is_send(keyspace.scan_page(ScanRange::all()));
+}

@@ -1,1 +1,309 @@
-//! .
+//! The routing cache: which shard holds a key, and who was last seen leading it.
+//!
+//! It is a hint throughout. A request names the shard and epoch it was routed by, so a node that
+//! knows better refuses it and says what it knows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use reelkv_proto::types::{KeyRange, KeyspaceId, NodeId, ShardEpoch, ShardId};
+use reelkv_proto::v1;
+
+/// A node's `host:port`.
+pub(crate) type Addr = Arc<str>;
+
+/// What is known of one shard. Replaced, never changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ShardRoute {
+    pub(crate) shard_id: ShardId,
+    pub(crate) range: KeyRange,
+    pub(crate) epoch: ShardEpoch,
+    pub(crate) replicas: Vec<(NodeId, Addr)>,
+    /// Where its leader was last seen.
+    pub(crate) leader: Option<Addr>,
+}
+
+impl ShardRoute {
+    fn of(descriptor: &v1::ShardDescriptor, nodes: &HashMap<NodeId, Addr>) -> Self {
+        let addr_of = |replica: &v1::ReplicaDescriptor| match nodes.get(&replica.node_id) {
+            Some(addr) => addr.clone(),
+            None => Addr::from(replica.addr.as_str()),
+        };
+        let voters_first = |replica: &&v1::ReplicaDescriptor| replica.role() == v1::ReplicaRole::Learner;
+        let mut descriptors: Vec<_> = descriptor.replicas.iter().collect();
+        descriptors.sort_by_key(voters_first);
+        let replicas: Vec<_> = descriptors
+            .into_iter()
+            .map(|replica| (replica.node_id, addr_of(replica)))
+            .filter(|(_, addr)| !addr.is_empty())
+            .collect();
+        let leader = replicas
+            .iter()
+            .find(|(node, _)| *node == descriptor.leader_node_id);
+        Self {
+            shard_id: descriptor.shard_id,
+            range: KeyRange::of(descriptor),
+            epoch: descriptor.epoch.unwrap_or_default().into(),
+            leader: leader.map(|(_, addr)| addr.clone()),
+            replicas,
+        }
+    }
+
+    fn led_by(&self, leader: Option<Addr>) -> Self {
+        Self {
+            shard_id: self.shard_id,
+            range: self.range.clone(),
+            epoch: self.epoch,
+            replicas: self.replicas.clone(),
+            leader,
+        }
+    }
+
+    /// As it is named in requests.
+    pub(crate) fn to_wire(&self) -> v1::Route {
+        v1::Route {
+            shard_id: self.shard_id,
+            epoch: Some(self.epoch.into()),
+        }
+    }
+}
+
+/// Key → shard → leader.
+///
+/// Invariant: the ranges of `shards` do not overlap, and each is filed under its own start.
+#[derive(Default)]
+pub(crate) struct RoutingCache(Mutex<Map>);
+
+#[derive(Default)]
+struct Map {
+    version: u64,
+    cluster_id: Bytes,
+    nodes: HashMap<NodeId, Addr>,
+    shards: BTreeMap<Bytes, Arc<ShardRoute>>,
+    keyspaces: BTreeMap<String, KeyspaceId>,
+}
+
+impl RoutingCache {
+    /// Takes over a directory, unless it is older than what is known. Of shards it takes only what is news.
+    pub(crate) fn install(&self, directory: &v1::Directory) {
+        let mut map = self.0.lock();
+        if directory.version < map.version {
+            return;
+        }
+        map.version = directory.version;
+        map.cluster_id = directory.cluster_id.clone();
+        let live = directory
+            .nodes
+            .iter()
+            .filter(|node| !node.retired && !node.addr.is_empty());
+        map.nodes = live
+            .map(|node| (node.node_id, Addr::from(node.addr.as_str())))
+            .collect();
+        let keyspaces = directory.keyspaces.iter();
+        map.keyspaces = keyspaces
+            .map(|keyspace| (keyspace.name.clone(), keyspace.keyspace_id))
+            .collect();
+        for descriptor in &directory.shards {
+            map.learn(descriptor);
+        }
+    }
+
+    /// Takes over descriptors that a node answered with.
+    pub(crate) fn learn(&self, descriptors: &[v1::ShardDescriptor]) {
+        let mut map = self.0.lock();
+        for descriptor in descriptors {
+            map.learn(descriptor);
+        }
+    }
+
+    /// The shard that holds a stored key, as far as is known.
+    pub(crate) fn lookup(&self, stored_key: &[u8]) -> Option<Arc<ShardRoute>> {
+        let map = self.0.lock();
+        let below = (std::ops::Bound::Unbounded, std::ops::Bound::Included(stored_key));
+        let (_, route) = map.shards.range::<[u8], _>(below).next_back()?;
+        route.range.contains(stored_key).then(|| route.clone())
+    }
+
+    /// Notes where a shard's leader is.
+    pub(crate) fn leader_is(&self, shard: ShardId, addr: &str) {
+        self.0.lock().replace(shard, |route| {
+            (route.leader.as_deref() != Some(addr)).then(|| route.led_by(Some(Addr::from(addr))))
+        });
+    }
+
+    /// Notes that the node at `addr` does not lead the shard.
+    pub(crate) fn leader_is_not(&self, shard: ShardId, addr: &str) {
+        self.0.lock().replace(shard, |route| {
+            (route.leader.as_deref() == Some(addr)).then(|| route.led_by(None))
+        });
+    }
+
+    pub(crate) fn keyspace(&self, name: &str) -> Option<KeyspaceId> {
+        self.0.lock().keyspaces.get(name).copied()
+    }
+
+    /// Name, number and count of shards of every keyspace.
+    pub(crate) fn keyspaces(&self) -> Vec<(String, KeyspaceId, usize)> {
+        let map = self.0.lock();
+        let shards_of = |id| {
+            let whole = KeyRange::of_keyspace(id);
+            map.shards
+                .values()
+                .filter(|route| route.range.intersect(&whole).is_some())
+                .count()
+        };
+        map.keyspaces
+            .iter()
+            .map(|(name, &id)| (name.clone(), id, shards_of(id)))
+            .collect()
+    }
+
+    /// All nodes known, in the order of their numbers.
+    pub(crate) fn nodes(&self) -> Vec<Addr> {
+        let map = self.0.lock();
+        let mut nodes: Vec<_> = map.nodes.iter().collect();
+        nodes.sort();
+        nodes.into_iter().map(|(_, addr)| addr.clone()).collect()
+    }
+
+    /// Whether a node that belongs to a cluster has been heard.
+    pub(crate) fn is_of_a_cluster(&self) -> bool {
+        !self.0.lock().cluster_id.is_empty()
+    }
+}
+
+impl Map {
+    /// Files a shard, unless what is known of its range or of itself is newer.
+    fn learn(&mut self, descriptor: &v1::ShardDescriptor) {
+        let mut route = ShardRoute::of(descriptor, &self.nodes);
+        let overlapping: Vec<_> = self
+            .shards
+            .values()
+            .filter(|known| known.shard_id == route.shard_id || known.range.intersect(&route.range).is_some())
+            .cloned()
+            .collect();
+        for known in &overlapping {
+            let is_newer = match known.shard_id == route.shard_id {
+                true => known.epoch > route.epoch,
+                false => known.epoch.range_version > route.epoch.range_version,
+            };
+            if is_newer {
+                return;
+            }
+            if known.shard_id == route.shard_id && route.leader.is_none() {
+                route.leader = known.leader.clone();
+            }
+        }
+        for known in &overlapping {
+            self.shards.remove(&known.range.start);
+        }
+        self.shards.insert(route.range.start.clone(), Arc::new(route));
+    }
+
+    fn replace(&mut self, shard: ShardId, change: impl Fn(&ShardRoute) -> Option<ShardRoute>) {
+        if let Some(route) = self.shards.values_mut().find(|route| route.shard_id == shard)
+            && let Some(changed) = change(route)
+        {
+            *route = Arc::new(changed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(id: ShardId, range: (&'static str, &'static str), range_version: u64) -> v1::ShardDescriptor {
+        let replica = |node_id| v1::ReplicaDescriptor {
+            replica_id: node_id,
+            node_id,
+            addr: format!("node-{node_id}"),
+            role: v1::ReplicaRole::Voter.into(),
+        };
+        v1::ShardDescriptor {
+            shard_id: id,
+            start_key: range.0.into(),
+            end_key: range.1.into(),
+            epoch: Some(v1::ShardEpoch {
+                conf_version: 1,
+                range_version,
+            }),
+            replicas: (1..=3).map(replica).collect(),
+            leader_node_id: 0,
+        }
+    }
+
+    fn shard_of(cache: &RoutingCache, key: &str) -> Option<ShardId> {
+        cache.lookup(key.as_bytes()).map(|route| route.shard_id)
+    }
+
+    #[test]
+    fn a_key_finds_its_shard_and_a_gap_finds_none() {
+        let cache = RoutingCache::default();
+        cache.learn(&[
+            shard(1, ("", "b"), 1),
+            shard(2, ("b", "m"), 1),
+            shard(3, ("p", ""), 1),
+        ]);
+        let found = ["", "a", "b", "lzz", "m", "o", "p", "zz"].map(|key| shard_of(&cache, key));
+        assert_eq!(
+            found,
+            [Some(1), Some(1), Some(2), Some(2), None, None, Some(3), Some(3)]
+        );
+    }
+
+    #[test]
+    fn a_split_replaces_its_parent_in_any_order_and_an_old_map_does_not_bring_it_back() {
+        let (left, right) = (shard(1, ("", "m"), 2), shard(9, ("m", ""), 2));
+        for news in [[left.clone(), right.clone()], [right, left]] {
+            let cache = RoutingCache::default();
+            cache.learn(&[shard(1, ("", ""), 1)]);
+            cache.learn(&news);
+            cache.learn(&[shard(1, ("", ""), 1)]);
+            assert_eq!([shard_of(&cache, "a"), shard_of(&cache, "x")], [Some(1), Some(9)]);
+        }
+    }
+
+    #[test]
+    fn a_leader_is_remembered_until_it_is_known_better() {
+        let cache = RoutingCache::default();
+        let leader = || cache.lookup(b"k").unwrap().leader.clone();
+        cache.learn(&[shard(1, ("", ""), 1)]);
+        assert_eq!(leader(), None);
+        cache.leader_is(1, "node-2");
+        assert_eq!(leader().as_deref(), Some("node-2"));
+        cache.learn(&[shard(1, ("", ""), 1)]);
+        assert_eq!(leader().as_deref(), Some("node-2"), "no news is no change");
+        cache.leader_is_not(1, "node-3");
+        assert_eq!(leader().as_deref(), Some("node-2"), "another node was meant");
+        let elected = v1::ShardDescriptor {
+            leader_node_id: 3,
+            ..shard(1, ("", ""), 1)
+        };
+        cache.learn(&[elected]);
+        assert_eq!(leader().as_deref(), Some("node-3"));
+        cache.leader_is_not(1, "node-3");
+        assert_eq!(leader(), None);
+    }
+
+    #[test]
+    fn an_older_directory_changes_nothing() {
+        let cache = RoutingCache::default();
+        let keyspace = |name: &str| v1::Keyspace {
+            keyspace_id: 7,
+            name: name.into(),
+        };
+        let directory = |version, name| v1::Directory {
+            version,
+            keyspaces: vec![keyspace(name)],
+            ..Default::default()
+        };
+        cache.install(&directory(5, "film"));
+        cache.install(&directory(4, "actor"));
+        assert_eq!((cache.keyspace("film"), cache.keyspace("actor")), (Some(7), None));
+        cache.install(&directory(6, "actor"));
+        assert_eq!((cache.keyspace("film"), cache.keyspace("actor")), (None, Some(7)));
+    }
+}
