@@ -205,8 +205,12 @@ pub(super) async fn read_sample(business: &Business, seed: u64) {
 pub(super) fn invent_a_write(business: &Business) {
     let mut books = business.books.lock();
     let ledger = &mut books.ledger;
-    // The write pretended must not be a deletion of what is absent already.
-    let row = (0..business.data.len()).find_map(|row| ledger.settled(row).map(|last| (row, last)));
+    // The write pretended must not be a deletion, for the row may be absent already.
+    let pretended = |row: &RowIndex| {
+        let last = ledger.settled(*row)?;
+        (!business.deletes(*row, last.revision + 1)).then_some((*row, last))
+    };
+    let row = (0..business.data.len()).find_map(|row| pretended(&row));
     if let Some((row, last)) = row {
         let revision = ledger.begin_write(row);
         ledger.acknowledge(row, revision, last.version + 1);
