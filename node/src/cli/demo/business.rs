@@ -37,32 +37,42 @@ pub(super) struct Business {
 }
 
 impl Business {
-    /// Makes the keyspaces, cut at even parts of the rows.
-    pub async fn open(client: &Client, data: DataSet, started: Instant) -> anyhow::Result<Self> {
-        let mut keyspaces = Vec::new();
+    /// Makes the keyspaces, cut at even parts of the rows, and opens them.
+    pub async fn found(client: &Client, data: DataSet, started: Instant) -> anyhow::Result<Self> {
         for table in Table::ALL {
             let split_keys = data.split_keys(table);
             let shards = split_keys.is_empty().then_some(1);
             let made = client
                 .create_keyspace(table.name(), CreateKeyspace { shards, split_keys })
                 .await;
-            keyspaces.push(made.with_context(|| format!("making keyspace {}", table.name()))?);
+            made.with_context(|| format!("making keyspace {}", table.name()))?;
         }
         let whole = CreateKeyspace {
             shards: Some(1),
             ..CreateKeyspace::default()
         };
-        let counters = client.create_keyspace(COUNTERS, whole).await;
+        let made = client.create_keyspace(COUNTERS, whole).await;
+        made.with_context(|| format!("making keyspace {COUNTERS}"))?;
+        Ok(Self::open(client, data, started).await?)
+    }
+
+    /// Opens the keyspaces, which exist and are empty.
+    pub async fn open(client: &Client, data: DataSet, started: Instant) -> reelkv_client::Result<Self> {
+        let mut keyspaces = Vec::new();
+        for table in Table::ALL {
+            keyspaces.push(client.keyspace(table.name()).await?);
+        }
         let books = Books {
             ledger: Ledger::new(data.len()),
             counters: vec![Counter::default(); COUNTERS_LEN],
             stall: StallMeter::new(0, 0),
             answered: 0,
         };
+        let counters = client.keyspace(COUNTERS).await?;
         Ok(Self {
             books: Mutex::new(books),
             keyspaces,
-            counters: counters.with_context(|| format!("making keyspace {COUNTERS}"))?,
+            counters,
             data,
             started,
         })
@@ -104,7 +114,7 @@ impl Business {
     pub async fn read(&self, row: RowIndex) -> bool {
         let floor = self.books.lock().ledger.floor(row);
         let answer = self.keyspace(row).get(self.data.key(row)).await;
-        let found = answer.map(|record| self.found(row, record.as_ref()));
+        let found = answer.map(|record| self.found_record(row, record.as_ref()));
         let mut books = self.books.lock();
         books.answered += 1;
         match found {
@@ -181,7 +191,7 @@ impl Business {
     }
 
     /// What a record read of a row is.
-    pub fn found(&self, row: RowIndex, record: Option<&Record>) -> Found {
+    fn found_record(&self, row: RowIndex, record: Option<&Record>) -> Found {
         match record {
             None => Found::Absent,
             Some(record) => self.found_value(row, &record.value, record.version),

@@ -28,6 +28,8 @@ mod counter;
 mod damage;
 mod data;
 mod draw;
+#[cfg(test)]
+mod falsified_test;
 mod faults;
 mod ledger;
 mod monitor;

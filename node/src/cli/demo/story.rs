@@ -56,7 +56,7 @@ pub(super) async fn tell(args: &DemoArgs, dir: &Path) -> anyhow::Result<Report> 
         "loading {} films, customers, rentals and payments",
         data.len()
     ));
-    let business = Arc::new(Business::open(&client, data, started).await?);
+    let business = Arc::new(Business::found(&client, data, started).await?);
     let names = nodes.all.iter().map(|node| node.name.clone()).collect();
     let watched = monitor.watch();
     let drawing = show.follow(business.clone(), names, move || watched.borrow().clone());

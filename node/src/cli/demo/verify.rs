@@ -26,8 +26,8 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(250);
 const SAMPLE: usize = 2_000;
 const SAMPLE_AT_A_TIME: usize = 64;
 
-/// Which key belongs to what.
-enum Owner {
+/// What a stored key belongs to.
+pub(super) enum Owner {
     Row(RowIndex),
     Counter(usize),
 }
@@ -88,12 +88,7 @@ pub(super) async fn read_replicas(
     directory: &v1::Directory,
     mut swapped: Option<Swapped>,
 ) -> anyhow::Result<()> {
-    let mut owners: HashMap<Bytes, Owner> = (0..business.data.len())
-        .map(|row| (business.stored_key(row), Owner::Row(row)))
-        .collect();
-    owners.extend(
-        (0..COUNTERS_LEN).map(|counter| (business.stored_counter_key(counter), Owner::Counter(counter))),
-    );
+    let owners = owners(business);
     for node in directory.nodes.iter().filter(|node| !node.retired) {
         let mut held = HashMap::new();
         for shard in &directory.shards {
@@ -144,8 +139,16 @@ async fn read_replica(
     Ok(())
 }
 
+/// Every key that may be stored.
+pub(super) fn owners(business: &Business) -> HashMap<Bytes, Owner> {
+    let rows = (0..business.data.len()).map(|row| (business.stored_key(row), Owner::Row(row)));
+    let counters =
+        (0..COUNTERS_LEN).map(|counter| (business.stored_counter_key(counter), Owner::Counter(counter)));
+    rows.chain(counters).collect()
+}
+
 /// Enters into the ledger what one node holds.
-fn judge(
+pub(super) fn judge(
     business: &Business,
     place: &str,
     owners: &HashMap<Bytes, Owner>,
