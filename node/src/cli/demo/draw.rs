@@ -147,7 +147,8 @@ impl Screen {
     }
 }
 
-fn print(text: &str) {
+/// Writes to standard output.
+pub(super) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever closed the output does not want to see more; the verdict is in the exit status.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -103,24 +103,30 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         eprintln!("error: {complaint}");
         return Ok(ExitCode::from(BAD_USAGE));
     }
-    let place = Place::new(args.keep.as_deref())?;
-    let report = tokio::select! {
-        told = story::tell(&args, &place.dir) => told?,
+    let mut place = Place::new(args.keep.as_deref())?;
+    let told = tokio::select! {
+        told = story::tell(&args, &place.dir) => told,
         interrupted = interrupted() => {
             interrupted?;
             eprintln!("interrupted; the nodes are being killed");
             return Ok(ExitCode::from(INTERRUPTED));
         }
     };
+    let passed = told.as_ref().is_ok_and(|report| report.verdict == Verdict::Pass);
+    if !passed && args.sabotage.is_none() {
+        place.keep();
+    }
+    let report = told?;
     for line in report.lines() {
-        println!("{line}");
+        draw::print(&format!("{line}\n"));
     }
     if let Some(path) = &args.report {
         write_report(path, &report).with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(match report.verdict {
-        Verdict::Pass => ExitCode::SUCCESS,
-        Verdict::Fail => ExitCode::FAILURE,
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
@@ -165,7 +171,7 @@ async fn interrupted() -> std::io::Result<()> {
     }
 }
 
-/// Where the nodes keep their data. Removed at the end unless it is to be kept.
+/// Where the nodes keep their data. Removed at the end unless it is to be kept, or something went wrong.
 struct Place {
     dir: PathBuf,
     remove: bool,
@@ -188,6 +194,12 @@ impl Place {
             dir,
             remove: keep.is_none(),
         })
+    }
+
+    /// Keeps the data of a run that went wrong, for whoever wants to know why.
+    fn keep(&mut self) {
+        self.remove = false;
+        eprintln!("the nodes' data and logs are kept in {}", self.dir.display());
     }
 }
 

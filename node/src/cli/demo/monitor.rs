@@ -112,7 +112,7 @@ async fn ask(admin: Admin, addrs: Arc<Vec<String>>, sender: watch::Sender<Seen>)
             }
         };
         let nodes = join_all(addrs.iter().cloned().map(of_node));
-        let cluster = tokio::time::timeout(2 * ASK_TIMEOUT, admin.cluster_status());
+        let cluster = tokio::time::timeout(3 * ASK_TIMEOUT, admin.cluster_status());
         let (nodes, cluster) = tokio::join!(nodes, cluster);
         let mut seen = Seen {
             round,

@@ -32,6 +32,7 @@ pub(super) struct NodeProcess {
     http: String,
     zone: String,
     log: PathBuf,
+    program: PathBuf,
     child: Option<Child>,
 }
 
@@ -42,8 +43,8 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// Describes nodes below `dir`; none is started yet.
-    pub fn prepare(dir: &Path, seed: u64) -> anyhow::Result<Self> {
+    /// Describes nodes that run `program`, with all they keep below `dir`; none is started yet.
+    pub fn prepare(program: &Path, dir: &Path, seed: u64) -> anyhow::Result<Self> {
         let ports = free_ports(2 * NODES, seed)?;
         let node = |at: usize| -> io::Result<NodeProcess> {
             let name = format!("n{}", at + 1);
@@ -56,6 +57,7 @@ impl Nodes {
                 log: dir.join(format!("{name}.log")),
                 data_dir,
                 name,
+                program: program.to_owned(),
                 child: None,
             })
         };
@@ -110,9 +112,8 @@ impl Nodes {
 
 impl NodeProcess {
     fn start(&mut self, join: &str) -> anyhow::Result<u32> {
-        let program = std::env::current_exe().context("finding this program")?;
         let log = append_to(&self.log).with_context(|| format!("opening {}", self.log.display()))?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&self.program);
         command.args(["node", "start", "--data-dir"]).arg(&self.data_dir);
         command.args([
             "--listen", &self.addr, "--http", &self.http, "--join", join, "--zone", &self.zone,
@@ -173,6 +174,64 @@ fn free_ports(count: usize, seed: u64) -> anyhow::Result<Vec<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program that never ends by itself, or at once.
+    fn program(dir: &Path, script: &str) -> PathBuf {
+        let path = dir.join("program");
+        let file = RealDisk.open(&path, crate::disk::Mode::CreateNew).unwrap();
+        file.write_at(0, format!("#!/bin/sh\n{script}\n").as_bytes())
+            .unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path
+    }
+
+    async fn await_end(pid: u32) {
+        // A zombie has ended too; the runtime reaps it when it gets to it.
+        let status = Path::new("/proc").join(pid.to_string()).join("status");
+        let ended = || match crate::disk::read_file(&RealDisk, &status) {
+            Ok(text) => text.is_empty() || String::from_utf8_lossy(&text).contains("State:\tZ"),
+            Err(_) => true,
+        };
+        for _ in 0..200 {
+            if ended() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("process {pid} goes on");
+    }
+
+    #[tokio::test]
+    async fn processes_end_when_killed_or_dropped_in_a_panic_and_one_that_ends_by_itself_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut nodes = Nodes::prepare(&program(dir.path(), "exec sleep 60"), dir.path(), 99).unwrap();
+        let pids: Vec<_> = (0..NODES).map(|at| nodes.start(at).unwrap()).collect();
+        assert_eq!(nodes.kill(1).await.unwrap(), pids[1]);
+        await_end(pids[1]).await;
+        assert!(nodes.kill(1).await.is_err(), "it does not run");
+        assert_eq!(nodes.ended_by_itself().unwrap(), None);
+        let again = nodes.start(1).unwrap();
+        let panicked = tokio::spawn(async move {
+            let _nodes = nodes;
+            std::panic::resume_unwind(Box::new("a panic of the demo"));
+        });
+        assert!(panicked.await.unwrap_err().is_panic());
+        for pid in [pids[0], again, pids[2]] {
+            await_end(pid).await;
+        }
+
+        // In the same test: a program just written cannot be run while another test forks.
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo the port is taken >&2; exit 1";
+        let mut nodes = Nodes::prepare(&program(dir.path(), script), dir.path(), 77).unwrap();
+        await_end(nodes.start(0).unwrap()).await;
+        let ended = nodes.ended_by_itself().unwrap().expect("it has ended");
+        assert!(
+            ended.contains("n1") && ended.contains("the port is taken"),
+            "{ended}"
+        );
+    }
 
     #[test]
     fn ports_are_distinct_and_a_taken_one_is_passed_over() {

@@ -32,7 +32,8 @@ const START_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) async fn tell(args: &DemoArgs, dir: &Path) -> anyhow::Result<Report> {
     let started = now();
     let show = Show::new(started);
-    let mut nodes = Nodes::prepare(dir, args.seed)?;
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut nodes = Nodes::prepare(&program, dir, args.seed)?;
     show.phase("starting three nodes");
     for at in 0..NODES {
         let pid = nodes.start(at)?;

@@ -116,7 +116,8 @@ impl Worker {
     }
 }
 
-/// Sends a read at each tick, whether or not those before it were answered.
+/// Sends a read at each tick, whether or not those before it were answered. The client's deadline
+/// bounds how many are under way: 10 s at 20 a second.
 async fn probe_reads(business: Arc<Business>, row: RowIndex, lane: usize, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
