@@ -1,3 +1,21 @@
-//! tonic services, the gRPC transport between nodes, and the HTTP page; thin adapters.
+//! tonic services, the gRPC transport between nodes, and their one listener; thin adapters.
+//!
+//! - `handler` is what they ask of a node; `status` turns its errors into gRPC statuses.
+//! - `kv` and `session` serve keys, `admin` operators, `peer` other nodes.
+//! - `transport` is the client side of `peer`: one message stream per node for all shards.
+//! - `serve` puts them on one port, with gRPC health and reflection.
 
+mod admin;
 pub mod handler;
+mod kv;
+mod peer;
+mod serve;
+mod session;
+mod status;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use serve::{Services, serve};
+pub use status::to_status;
+pub use transport::GrpcTransport;
