@@ -2,6 +2,8 @@
 //!
 //! `REELKV_SEEDS=200` sets how many (default 20); `REELKV_SEED=7` runs that one alone.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use reelkv_jepsen::register::{Report, Run, run};
@@ -26,21 +28,53 @@ fn every_seed_is_linearizable_and_its_replicas_agree() {
         Some(seed) => seed..seed + 1,
         None => 0..number("REELKV_SEEDS").unwrap_or(20),
     };
-    let (mut operations, mut faults) = (0, 0);
-    for seed in seeds.clone() {
-        match simulate(seed) {
-            Ok(report) => {
-                operations += report.history.len();
-                let injected: usize = report.faults.values().sum();
-                assert!(injected >= 3, "seed {seed} injected {injected} faults only");
-                faults += injected;
-            }
-            Err(error) => panic!(
-                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test seeds"
-            ),
+    let next = AtomicU64::new(seeds.start);
+    let total = Mutex::new((0, 0));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // A failure in one thread ends the test once the others have finished the seed they are at.
+    let failed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let _flag = FailedOnPanic(&failed);
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || failed.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (operations, faults) = check(seed);
+                    let mut total = total.lock().expect("no panic while it is held");
+                    *total = (total.0 + operations, total.1 + faults);
+                }
+            });
+        }
+    });
+    let (operations, faults) = total.into_inner().expect("no panic while it was held");
+    println!("{} seeds, {operations} operations, {faults} faults", seeds.count());
+}
+
+/// Operations and faults of one seed that passed.
+fn check(seed: u64) -> (usize, usize) {
+    match simulate(seed) {
+        Ok(report) => {
+            let injected: usize = report.faults.values().sum();
+            assert!(injected >= 3, "seed {seed} injected {injected} faults only");
+            (report.history.len(), injected)
+        }
+        Err(error) => panic!(
+            "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test seeds"
+        ),
+    }
+}
+
+struct FailedOnPanic<'flag>(&'flag AtomicBool);
+
+impl Drop for FailedOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
         }
     }
-    println!("{} seeds, {operations} operations, {faults} faults", seeds.count());
 }
 
 #[test]

@@ -2,15 +2,18 @@
 //!
 //! `node/docs/architecture.md` walks through the life of a write and of a read. Each module
 //! below uses only those listed after it (limits, clock, disk and health are open to all):
-//! cli, server, rpc → placement → replica → raft → {wal, storage} → shard.
+//! cli → process → {config, server, rpc} → placement → replica → raft → {wal, storage} → shard.
 
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod disk;
 pub mod error;
 pub mod health;
 pub mod limits;
+pub mod logs;
 pub mod placement;
+pub mod process;
 pub mod raft;
 pub mod replica;
 pub mod rpc;

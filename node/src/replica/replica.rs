@@ -427,6 +427,11 @@ impl Replica {
         }
     }
 
+    /// Does not stand for election any more; for a node that is about to stop.
+    pub fn stop_campaigning(&self) {
+        self.raft.runtime_config().elect(false);
+    }
+
     /// Checkpoints now.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub struct Member {
     /// Changes of the directory's shape, one at a time on the meta shard's leader.
     pub(super) reshaping: tokio::sync::Mutex<()>,
     pub(super) started: Instant,
+    /// Set when the node is asked to stop: it takes no leadership any more.
+    stopping: AtomicBool,
     tasks: TaskTracker,
 }
 
@@ -90,6 +93,7 @@ impl Member {
             replacing: Mutex::default(),
             reshaping: tokio::sync::Mutex::new(()),
             started: now(),
+            stopping: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
         member.start_replicas(recovery).await;
@@ -142,8 +146,13 @@ impl Member {
         self.tasks.close();
     }
 
-    /// Gives every shard this node leads to another voter that has caught up.
+    /// Gives every shard this node leads to another voter that has caught up, and takes no
+    /// leadership from now on: the node is about to stop.
     pub async fn hand_over_leaders(&self, timeout: Duration) {
+        self.stopping.store(true, Ordering::Release);
+        for replica in self.replicas.all() {
+            replica.stop_campaigning();
+        }
         let deadline = now() + timeout;
         while now() < deadline {
             let led: Vec<_> = self.replicas.all().into_iter().filter(|replica| replica.is_leader()).collect();
@@ -157,6 +166,11 @@ impl Member {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Whether the node is about to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Stops replicas and log.

@@ -277,14 +277,17 @@ impl Node {
         let _ = self.joined.subscribe().wait_for(|joined| *joined).await;
     }
 
-    /// Hands leaders over and stops, within `timeout`.
-    pub async fn shut_down(&self, timeout: Duration) {
-        let member = self.member();
-        if let Some(member) = &member {
-            member.hand_over_leaders(timeout / 2).await;
+    /// Hands leaders over, as far as `timeout` allows; the node goes on answering and forwarding.
+    pub async fn hand_over(&self, timeout: Duration) {
+        if let Some(member) = self.member() {
+            member.hand_over_leaders(timeout).await;
         }
+    }
+
+    /// Stops replicas and log, within `timeout`.
+    pub async fn stop(&self, timeout: Duration) {
         self.stop.cancel();
-        if let Some(member) = member
+        if let Some(member) = self.member()
             && tokio::time::timeout(timeout, member.stop()).await.is_err()
         {
             tracing::warn!("the node did not stop in time; what is on disk is complete all the same");

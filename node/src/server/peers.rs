@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::FutureExt;
 use prost::Message;
 use reelkv_proto::types::ReplicaId;
-use reelkv_proto::v1::{self, peer_request, peer_response};
+use reelkv_proto::v1::{self, peer_request, peer_response, raft_request};
 
 use super::member::Member;
 use super::node::Node;
@@ -79,7 +79,12 @@ impl Node {
                 Ok(Say::Bootstrap(v1::BootstrapResponse {}))
             }
             Ask::Raft(message) => {
-                let replica = self.require_member()?.replicas.get(message.shard_id);
+                let member = self.require_member()?;
+                let takes_over = matches!(message.body, Some(raft_request::Body::TransferLeader(_)));
+                if takes_over && member.is_stopping() {
+                    return Err(error::unavailable("this node is about to stop"));
+                }
+                let replica = member.replicas.get(message.shard_id);
                 let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
                 Ok(Say::Raft(replica.handle(message).await?))
             }

@@ -45,6 +45,11 @@ impl Member {
         status.cluster_id = self.cluster_id();
         status.uptime_ms = self.started.elapsed().as_millis() as u64;
         status.replicas = self.replicas.all().iter().map(|replica| replica.status()).collect();
+        if self.is_stopping() {
+            for replica in &mut status.replicas {
+                "stopping".clone_into(&mut replica.state);
+            }
+        }
         for (state, ids) in [("lost", &self.lost), ("healing", &self.healing)] {
             status.replicas.extend(ids.lock().iter().map(|id| v1::ReplicaStatus {
                 shard_id: id.shard_id,
