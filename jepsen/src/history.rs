@@ -44,6 +44,8 @@ pub struct Event {
     pub operation: Operation,
     /// How it ended.
     pub outcome: Outcome,
+    /// The version the answer named: written, read (0 when absent), or refused on.
+    pub version: Option<u64>,
     /// When it was invoked, in virtual microseconds.
     pub invoked_us: u64,
     /// When it completed; `u64::MAX` for an unknown outcome.
@@ -66,7 +68,7 @@ pub fn fingerprint(events: &[Event]) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     for event in events {
-        (event.client, event.key, event.operation, event.outcome).hash(&mut hasher);
+        (event.client, event.key, event.operation, event.outcome, event.version).hash(&mut hasher);
         (event.invoked_us, event.completed_us).hash(&mut hasher);
     }
     hasher.finish()
