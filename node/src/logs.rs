@@ -11,9 +11,18 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Libraries that tell more than an operator wants, kept at `warn` unless the level names them.
-/// A name stands for all that begin with it: `hyper` is `hyper_util` too.
-const QUIET: [&str; 6] = ["openraft", "lsm_tree", "h2", "hyper", "tonic", "sled"];
+/// Libraries that tell more than an operator wants, and what is kept of them unless the level names
+/// them. A name stands for all that begin with it: `hyper` is `hyper_util` too. openraft warns of
+/// every message that does not arrive, several times a second while a node is down; who notices a
+/// silent node says so once (`rpc::transport`, `server`).
+const QUIET: [(&str, LevelFilter); 6] = [
+    ("openraft", LevelFilter::ERROR),
+    ("lsm_tree", LevelFilter::WARN),
+    ("h2", LevelFilter::WARN),
+    ("hyper", LevelFilter::WARN),
+    ("tonic", LevelFilter::WARN),
+    ("sled", LevelFilter::WARN),
+];
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,12 +108,11 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             })?;
         }
     }
-    let quiet = LevelFilter::WARN.min(base);
     let kept = QUIET
         .iter()
-        .filter(|library| !named.iter().any(|directive| directive.starts_with(**library)));
+        .filter(|(library, _)| !named.iter().any(|directive| directive.starts_with(library)));
     let mut directives = vec![base.to_string()];
-    directives.extend(kept.map(|library| format!("{library}={quiet}")));
+    directives.extend(kept.map(|(library, most)| format!("{library}={}", base.min(*most))));
     directives.extend(named.iter().map(|directive| (*directive).to_owned()));
     EnvFilter::try_new(directives.join(",")).map_err(|error| format!("{level:?}: {error}"))
 }
@@ -145,6 +153,7 @@ mod tests {
             tracing::info!(target: "reelkv::server", shard = 7, "own-info");
             tracing::debug!(target: "reelkv::raft", "raft-debug");
             tracing::warn!(target: "openraft::core", "openraft-warn");
+            tracing::warn!(target: "h2::proto", "h2-warn");
             tracing::info!(target: "openraft::core", "openraft-info");
             tracing::info!(target: "hyper_util::client", "hyper-info");
         });
@@ -152,12 +161,13 @@ mod tests {
     }
 
     fn events(level: &str) -> Vec<&'static str> {
-        const ALL: [&str; 6] = [
+        const ALL: [&str; 7] = [
             "own-error",
             "own-info",
             "raft-debug",
             "openraft-warn",
             "openraft-info",
+            "h2-warn",
             "hyper-info",
         ];
         let text = logged(level, LogFormat::Text);
@@ -166,14 +176,11 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_the_level_names_them() {
-        assert_eq!(events("info"), ["own-error", "own-info", "openraft-warn"]);
-        assert_eq!(
-            events("trace"),
-            ["own-error", "own-info", "raft-debug", "openraft-warn"]
-        );
+        assert_eq!(events("info"), ["own-error", "own-info", "h2-warn"]);
+        assert_eq!(events("trace"), ["own-error", "own-info", "raft-debug", "h2-warn"]);
         assert_eq!(
             events("info,openraft=info"),
-            ["own-error", "own-info", "openraft-warn", "openraft-info"]
+            ["own-error", "own-info", "openraft-warn", "openraft-info", "h2-warn"]
         );
         assert_eq!(
             events("info, openraft::core=debug ,hyper=debug"),
@@ -182,6 +189,7 @@ mod tests {
                 "own-info",
                 "openraft-warn",
                 "openraft-info",
+                "h2-warn",
                 "hyper-info"
             ]
         );
@@ -197,7 +205,7 @@ mod tests {
     fn exceptions_alone_leave_the_rest_at_info() {
         assert_eq!(
             events("reelkv::raft=debug"),
-            ["own-error", "own-info", "raft-debug", "openraft-warn"]
+            ["own-error", "own-info", "raft-debug", "h2-warn"]
         );
         assert_eq!(events(""), events("info"));
     }

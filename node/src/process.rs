@@ -112,6 +112,11 @@ impl NodeProcess {
     /// Hands leaders over, answers what was asked, and stops; within 10 s.
     pub async fn stop(self) {
         self.node.hand_over(HAND_OVER_MAX).await;
+        self.stop_now().await;
+    }
+
+    /// Stops without handing anything over: for the end of a whole cluster.
+    pub async fn stop_now(self) {
         self.stop_serving.cancel();
         let served = futures::future::join_all(self.serving);
         if tokio::time::timeout(DRAIN_MAX, served).await.is_err() {

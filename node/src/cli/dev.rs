@@ -67,9 +67,7 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         outcome = serve(&mut nodes, &addrs, &args, &dir) => outcome,
     };
     eprintln!("stopping");
-    for node in nodes {
-        node.stop().await;
-    }
+    futures::future::join_all(nodes.into_iter().map(NodeProcess::stop_now)).await;
     if args.dir.is_none() {
         RealDisk.remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
     }

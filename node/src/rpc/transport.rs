@@ -208,7 +208,11 @@ async fn drive(addr: String, queued: mpsc::UnboundedReceiver<v1::PeerFrame>, str
         Ok(()) => "the peer closed the connection".to_owned(),
         Err(reason) => reason,
     };
-    tracing::debug!(addr, reason, "the message stream ended");
+    // One line when a peer goes; that it stays away is said by `cluster status`.
+    match stream.state.lock().connected {
+        true => tracing::info!(addr, reason, "the connection to another node ended"),
+        false => tracing::debug!(addr, reason, "no connection to another node"),
+    }
     stream.end(reason);
 }
 
@@ -219,6 +223,7 @@ async fn run(
 ) -> Result<(), String> {
     let mut client = client(addr).await?;
     stream.state.lock().connected = true;
+    tracing::info!(addr, "connected to another node");
     let inbound = client.messages(UnboundedReceiverStream::new(queued)).await;
     let mut inbound = inbound.map_err(|status| status.message().to_owned())?.into_inner();
     while let Some(frame) = inbound.message().await.map_err(|status| status.message().to_owned())? {

@@ -40,7 +40,8 @@ impl AdminHandler for Front {
 
     fn directory(&self, _: v1::GetDirectoryRequest) -> BoxFuture<'static, Answer<v1::Directory>> {
         let node = self.0.clone();
-        async move { Ok(node.require_member()?.directory()) }.boxed()
+        // A fresh node knows an empty map: its caller may be about to make a cluster.
+        async move { Ok(node.member().map(|member| member.directory()).unwrap_or_default()) }.boxed()
     }
 
     fn create_keyspace(&self, request: v1::CreateKeyspaceRequest) -> BoxFuture<'static, Answer<v1::Keyspace>> {
