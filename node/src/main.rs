@@ -1,3 +1,7 @@
 //! The `reelkv` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    reelkv::cli::main()
+}
