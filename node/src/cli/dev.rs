@@ -18,7 +18,7 @@ use crate::process::NodeProcess;
 const NODES: u16 = 3;
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// A cluster of three nodes in one process
+/// Run three nodes in one process, for trying things
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
     /// Keep the data in this directory; without it the data goes when the process ends
