@@ -4,7 +4,7 @@
 //!
 //! | answer | next |
 //! |---|---|
-//! | `NotLeader`, `EpochNotMatch`, `KeyNotInShard` | learn from it and go there, the first few times at once |
+//! | `NotLeader`, `EpochNotMatch`, `KeyNotInShard` | learn from it and go there, the first few times at once; after a back-off if that node was trouble before |
 //! | `Busy`, `Unavailable`, not sent | back off, then try again, elsewhere if the node was the trouble |
 //! | lost, `OutcomeUnknown` | the same; a write may have happened from here on |
 //! | `Integrity`, `Internal` | once more, elsewhere |
@@ -204,11 +204,20 @@ impl Shared {
     ) -> Next {
         let why = Error::from(error.clone());
         let at_least = Duration::ZERO;
+        tracing::debug!(shard = route.shard_id, %addr, kind = ?error.kind, %why, "refused");
         match error.kind {
             Some(Kind::NotLeader(hint)) => {
                 if !hint.leader_addr.is_empty() && *hint.leader_addr != *addr {
                     self.routes.leader_is(route.shard_id, &hint.leader_addr);
-                    return Next::Hop;
+                    // The hinted node was trouble a moment ago: it may be back, or the hint old.
+                    let was_trouble = tries.avoid.iter().position(|addr| **addr == *hint.leader_addr);
+                    return match was_trouble {
+                        Some(at) => {
+                            tries.avoid.swap_remove(at);
+                            Next::Wait { at_least, why }
+                        }
+                        None => Next::Hop,
+                    };
                 }
                 self.routes.leader_is_not(route.shard_id, &addr);
                 tries.avoid.push(addr);
