@@ -14,7 +14,6 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where the cluster is.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectArgs {
     /// Nodes to begin with; the others are learned from them
     #[arg(
@@ -22,11 +21,12 @@ pub(crate) struct ConnectArgs {
         env = "REELKV_ADDR",
         value_name = "HOST:PORT,…",
         value_delimiter = ',',
-        default_value = "127.0.0.1:7301"
+        default_value = "127.0.0.1:7301",
+        help_heading = "Connection"
     )]
     pub(crate) addr: Vec<String>,
     /// How long each request may take, all its tries included, e.g. 500ms, 10s, 2m [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Connection")]
     pub(crate) timeout: Option<Duration>,
 }
 

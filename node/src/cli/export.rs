@@ -11,7 +11,7 @@ use reelkv_client::{Keyspace, ScanRange, TryStreamExt};
 
 use super::failure::{Failure, Outcome, Status};
 use super::keys::KeyspaceArgs;
-use super::output::{Out, human_count, human_ms};
+use super::output::{Out, human_count, human_ms, tell};
 use super::render::record_json;
 use crate::clock;
 
@@ -49,7 +49,7 @@ pub(crate) async fn export(args: ExportArgs) -> Outcome {
         records
     };
     let name = keyspace.name();
-    eprintln!("exported {} records of {name}", human_count(records));
+    tell(&format!("exported {} records of {name}", human_count(records)));
     Ok(Status::Fine)
 }
 
@@ -100,7 +100,10 @@ impl Progress {
         if now >= self.next_line {
             self.next_line = now + LINE_EVERY;
             let elapsed = human_ms((now - self.started).as_millis() as u64);
-            eprintln!("export: {} records after {elapsed}", human_count(self.records));
+            tell(&format!(
+                "export: {} records after {elapsed}",
+                human_count(self.records)
+            ));
         }
     }
 }
@@ -173,7 +176,10 @@ impl Drop for NewFile {
             && self.written != self.path
             && let Err(error) = fs::remove_file(&self.written)
         {
-            eprintln!("{} could not be removed: {error}", self.written.display());
+            tell(&format!(
+                "{} could not be removed: {error}",
+                self.written.display()
+            ));
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
-use super::output::{Out, OutputArgs, hex, print, print_json};
+use super::output::{Out, OutputArgs, hex, print, print_json, tell};
 use super::render::{KeyForm, Shown, check_length, integer, record_json};
 
 /// A keyspace, and how its keys are written.
@@ -31,7 +31,6 @@ pub(crate) struct KeyspaceArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct GetArgs {
     /// The key, as a tuple like '(1, "abc")'
-    #[arg(allow_hyphen_values = true)]
     key: String,
     #[command(flatten)]
     keyspace: KeyspaceArgs,
@@ -141,10 +140,10 @@ fn print_value(value: &[u8]) -> Result<(), Failure> {
         Shown::Bytes(bytes) => {
             let number = integer(bytes).map(|number| format!("; as an integer: {number}"));
             let count = bytes.len();
-            eprintln!(
+            tell(&format!(
                 "note: {count} bytes in hexadecimal, --raw writes them as they are{}",
                 number.unwrap_or_default()
-            );
+            ));
             print(&format!("{}\n", hex(bytes)))
         }
     }

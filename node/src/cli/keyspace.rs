@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::connect::ConnectArgs;
 use super::failure::{Outcome, Status};
 use super::keys::keyspace_name;
-use super::output::{OutputArgs, Table, print, print_json};
+use super::output::{OutputArgs, Table, print, print_json, tell};
 use super::render::KeyForm;
 
 /// Make and list keyspaces
@@ -67,11 +67,11 @@ async fn create(args: CreateArgs) -> Outcome {
     if args.output.json {
         print_json(&json!({"keyspace_id": keyspace.id(), "name": keyspace.name()}))?;
     } else {
-        eprintln!(
+        tell(&format!(
             "keyspace {} is made, its id is {}",
             keyspace.name(),
             keyspace.id()
-        );
+        ));
     }
     Ok(Status::Fine)
 }

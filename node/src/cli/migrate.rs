@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use reelkv_client::Client;
+use reelkv_client::v1::Directory;
 use reelkv_migrate::{
     ClientTarget, ImportOptions, ImportReport, Mismatch, MismatchKind, Progress, TableVerify, Unsupported,
     VerifyOptions, VerifyReport, import, verify,
@@ -13,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
-use super::output::{OutputArgs, Table, human_count, print, print_json, verdict};
+use super::output::{OutputArgs, Table, human_count, print, print_json, tell, verdict};
 
 /// The most shards an import spreads a database over.
 const SHARDS_MAX: u32 = 800;
@@ -74,7 +75,7 @@ pub(crate) async fn run_import(command: ImportCommand) -> Outcome {
     let client = source.connect.client().await?;
     let shards = match args.shards {
         Some(shards) => shards,
-        None => initial_shards(&client).await?,
+        None => cluster(&client).await?.initial_shards.clamp(1, SHARDS_MAX),
     };
     let options = ImportOptions {
         url: source.url,
@@ -97,6 +98,7 @@ pub(crate) async fn run_verify(command: VerifyCommand) -> Outcome {
     let VerifyCommand::Postgres(args) = command;
     let source = args.source;
     let client = source.connect.client().await?;
+    cluster(&client).await?;
     let options = VerifyOptions {
         url: source.url,
         parallel: source.parallel as usize,
@@ -119,19 +121,20 @@ fn verify_status(report: &VerifyReport) -> Status {
     }
 }
 
-async fn initial_shards(client: &Client) -> Result<u32, Failure> {
+/// The map of the cluster. Before there is one, every keyspace would seem to be missing.
+async fn cluster(client: &Client) -> Result<Directory, Failure> {
     let directory = client.admin().directory().await?;
-    if directory.cluster_id.is_empty() {
-        return Err(Failure::no(
+    match directory.cluster_id.is_empty() {
+        true => Err(Failure::no(
             "there is no cluster yet; make one with `reelkv cluster init`",
-        ));
+        )),
+        false => Ok(directory),
     }
-    Ok(directory.initial_shards.clamp(1, SHARDS_MAX))
 }
 
 fn tell_skipped(skipped: &[Unsupported]) {
     for one in skipped {
-        eprintln!("skipped: {one}");
+        tell(&format!("skipped: {one}"));
     }
 }
 

@@ -162,7 +162,7 @@ async fn run(command: Command) -> Outcome {
 
 fn complain(failure: Failure) -> ExitCode {
     if let Some(message) = failure.message {
-        eprintln!("error: {message}");
+        output::tell(&format!("error: {message}"));
     }
     failure.status.into()
 }

@@ -37,6 +37,11 @@ impl Out {
     }
 }
 
+/// Says something to people, in one line on standard error. Nobody is left to tell if that is closed.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Prints `text`, which ends with its own newline.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = Out::new();

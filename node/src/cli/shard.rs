@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
-use super::output::{OutputArgs, Table, hex, human_bytes, human_count, print, print_json};
+use super::output::{OutputArgs, Table, hex, human_bytes, human_count, print, print_json, tell};
 
 /// List shards, and move their leaders
 #[derive(Clone, Debug, Subcommand)]
@@ -89,7 +89,10 @@ async fn transfer(args: TransferArgs) -> Outcome {
     let directory = admin.directory().await?;
     let to = find_node(&directory, &args.to)?;
     admin.transfer_leader(args.shard, to.node_id).await?;
-    eprintln!("shard {} goes to node {} ({})", args.shard, to.node_id, to.addr);
+    tell(&format!(
+        "shard {} goes to node {} ({})",
+        args.shard, to.node_id, to.addr
+    ));
     Ok(Status::Fine)
 }
 
