@@ -14,6 +14,7 @@ mod codec;
 mod config;
 mod log_store;
 mod mark;
+mod metrics;
 mod network;
 mod replica_store;
 mod state_machine;
@@ -25,6 +26,7 @@ pub use codec::{decode_membership, encode_membership, entry_from_wire, entry_to_
 pub use config::{RaftTimes, config};
 pub use log_store::LogStore;
 pub use mark::ReplicaMark;
+pub use metrics::metrics;
 pub use network::{Network, PeerEvents, handle_message, offered, snapshot_response};
 pub use replica_store::{AppliedPayload, CheckpointOutcome, Refill, ReplicaStore, StoreParts, Trust};
 pub use state_machine::{SnapshotData, StateMachine};

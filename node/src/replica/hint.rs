@@ -1,17 +1,15 @@
 //! Where else a caller should ask.
 
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::ForwardToLeader;
 use reelkv_proto::types::ShardId;
 use reelkv_proto::v1;
 
 use crate::error;
-use crate::raft::{PeerNode, Raft, TypeConfig};
+use crate::raft::{PeerNode, Raft, TypeConfig, metrics};
 
 /// The leader as the local replica knows it.
 pub(super) fn known_leader(raft: &Raft) -> Option<(u64, PeerNode)> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
+    let metrics = metrics(raft);
     let leader = metrics.current_leader?;
     let node = metrics.membership_config.membership().get_node(&leader)?.clone();
     Some((leader, node))

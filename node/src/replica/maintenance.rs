@@ -1,6 +1,5 @@
 //! Checkpoints, purges and forgetting: what a replica does besides answering.
 
-use openraft::async_runtime::WatchReceiver as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,8 +85,7 @@ pub(super) async fn checkpoint(replica: &Replica) -> std::io::Result<()> {
 
 /// The last entry nobody needs any more.
 fn purge_point(replica: &Replica, durable: u64) -> u64 {
-    let metrics = replica.raft().metrics();
-    let metrics = metrics.borrow_watched();
+    let metrics = crate::raft::metrics(replica.raft());
     let last = metrics.last_log_index.unwrap_or(durable);
     let kept_from = match &metrics.replication {
         Some(followers) => followers

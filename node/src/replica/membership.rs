@@ -75,8 +75,7 @@ impl Replica {
     /// `NotLeader` or `Unavailable`.
     pub async fn settle_membership(&self) -> Result<(), v1::Error> {
         let joint = {
-            let metrics = self.raft().metrics();
-            let metrics = metrics.borrow_watched();
+            let metrics = crate::raft::metrics(self.raft());
             metrics.membership_config.membership().get_joint_config().len() > 1
         };
         if !joint {
@@ -106,8 +105,7 @@ impl Replica {
 
     /// Voters and learners with where they live.
     pub fn members(&self) -> BTreeMap<ReplicaId, (PeerNode, v1::ReplicaRole)> {
-        let metrics = self.raft().metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = crate::raft::metrics(self.raft());
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<ReplicaId> = membership.voter_ids().collect();
         let role = |id: &ReplicaId| if voters.contains(id) { v1::ReplicaRole::Voter } else { v1::ReplicaRole::Learner };

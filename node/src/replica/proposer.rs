@@ -16,7 +16,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::{ServerState, alias};
@@ -140,8 +139,7 @@ impl Proposer {
 
 /// The term this replica believes to lead.
 fn led_term(raft: &Raft) -> Option<u64> {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
+    let metrics = crate::raft::metrics(raft);
     (metrics.state == ServerState::Leader).then_some(metrics.current_term)
 }
 

@@ -1,6 +1,5 @@
 //! Replaces a tree that is not trusted by a peer's view, while log and vote stay.
 
-use openraft::async_runtime::WatchReceiver as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,8 +98,7 @@ impl Refiller {
     /// The other replicas, as far as this one knows.
     fn peers(&self) -> Vec<PeerNode> {
         let own = *self.raft.node_id();
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = crate::raft::metrics(&self.raft);
         let membership = metrics.membership_config.membership();
         membership.nodes().filter(|(id, _)| **id != own).map(|(_, node)| node.clone()).collect()
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::{Instant as _, ServerState};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use reelkv_proto::types::{KeyRange, ReplicaId, ShardEpoch};
@@ -336,7 +335,7 @@ impl Replica {
 
     /// Whether this replica believes to lead its shard. A hint, never a guard.
     pub fn is_leader(&self) -> bool {
-        self.raft.metrics().borrow_watched().state == ServerState::Leader
+        crate::raft::metrics(&self.raft).state == ServerState::Leader
     }
 
     /// The shard as this replica has applied it.
@@ -386,8 +385,7 @@ impl Replica {
 
     /// Figures for `node status`.
     pub fn status(&self) -> v1::ReplicaStatus {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = crate::raft::metrics(&self.raft);
         let own = self.id.replica_id;
         let voter = metrics.membership_config.membership().voter_ids().any(|id| id == own);
         let leader = metrics.current_leader.and_then(|id| metrics.membership_config.membership().get_node(&id));
@@ -504,8 +502,7 @@ fn refilling(shard_id: u64) -> v1::Error {
 /// False when this replica does not lead or nobody has caught up.
 pub(super) async fn transfer_leadership(raft: &Raft, to_node: Option<u64>) -> bool {
     let target = {
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = crate::raft::metrics(raft);
         let membership = metrics.membership_config.membership();
         let voters: Vec<ReplicaId> = membership.voter_ids().collect();
         let Some(followers) = metrics.replication.as_ref().filter(|_| metrics.state == ServerState::Leader) else {
