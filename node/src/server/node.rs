@@ -199,11 +199,9 @@ impl Node {
         }
     }
 
+    /// Asks the other nodes once. `joining` is not held meanwhile: a cluster being made of this
+    /// node must not wait for an answer that itself waits for that cluster.
     async fn register(self: &Arc<Self>) -> Result<(), String> {
-        let _one_at_a_time = self.joining.lock().await;
-        if self.member().is_some() {
-            return Ok(());
-        }
         for addr in self.options.join.iter().filter(|addr| **addr != self.options.addr) {
             let hello = peer_request::Body::Hello(v1::HelloRequest { addr: self.options.addr.clone() });
             let Ok(peer_response::Body::Hello(hello)) = self.ask(addr, hello, Duration::from_secs(2)).await else {
@@ -219,20 +217,27 @@ impl Node {
                 node_id: 0,
             };
             let register = peer_request::Body::RegisterNode(register);
-            match self.ask(addr, register, Duration::from_secs(10)).await {
-                Ok(peer_response::Body::RegisterNode(registered)) => {
-                    let cluster_id = registered.cluster_id[..].try_into().map_err(|_| "a cluster id of another length")?;
-                    let identity = Identity { cluster_id, node_id: registered.node_id };
-                    identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
-                    self.become_member(identity, registered.directory).await.map_err(|e| e.to_string())?;
-                    self.health.repaired(0, "identity");
-                    return Ok(());
-                }
-                Ok(_) => return Err("an answer of another kind".to_owned()),
-                Err(error) => return Err(error.message),
-            }
+            return match self.ask(addr, register, Duration::from_secs(10)).await {
+                Ok(peer_response::Body::RegisterNode(registered)) => self.take_place(registered).await,
+                Ok(_) => Err("an answer of another kind".to_owned()),
+                Err(error) => Err(error.message),
+            };
         }
         Err("no node of the join list belongs to a cluster".to_owned())
+    }
+
+    /// Becomes the member that a cluster has made of this node.
+    async fn take_place(self: &Arc<Self>, registered: v1::RegisterNodeResponse) -> Result<(), String> {
+        let _one_at_a_time = self.joining.lock().await;
+        if self.member().is_some() {
+            return Ok(());
+        }
+        let cluster_id = registered.cluster_id[..].try_into().map_err(|_| "a cluster id of another length")?;
+        let identity = Identity { cluster_id, node_id: registered.node_id };
+        identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
+        self.become_member(identity, registered.directory).await.map_err(|e| e.to_string())?;
+        self.health.repaired(0, "identity");
+        Ok(())
     }
 
     /// Asks another node, before or after this one has joined.

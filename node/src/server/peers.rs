@@ -166,6 +166,7 @@ impl Member {
                 _ => Err(error::internal("an answer of another kind")),
             };
         }
+        self.is_fresh(&request.addr).await?;
         let node_id = self
             .change_directory(|directory| {
                 for node in directory.nodes.iter_mut().filter(|node| node.addr == request.addr) {
@@ -186,6 +187,22 @@ impl Member {
         tracing::info!(node_id, addr = request.addr, "a node was taken in");
         let directory = Some((*self.directory.get()).clone());
         Ok(v1::RegisterNodeResponse { cluster_id: self.cluster_id(), node_id, directory })
+    }
+
+    /// Refuses to take in a node that is a member. It may have asked before it was made one at the
+    /// cluster's birth, so the order matters: once there is a directory, every node in it knows
+    /// that it belongs here.
+    async fn is_fresh(&self, addr: &str) -> Result<(), v1::Error> {
+        let (directory, _) = self.read_directory().await?;
+        if directory.version == 0 {
+            return Err(error::unavailable("the cluster is still being made"));
+        }
+        let hello = peer_request::Body::Hello(v1::HelloRequest { addr: self.options.addr.clone() });
+        match self.ask(addr, hello, Duration::from_secs(2)).await? {
+            peer_response::Body::Hello(hello) if hello.cluster_id.is_empty() => Ok(()),
+            peer_response::Body::Hello(_) => Err(error::already_exists("that node belongs to a cluster already")),
+            _ => Err(error::internal("an answer of another kind")),
+        }
     }
 
     /// Replaces a replica of a shard led here. One replacement per shard at a time; the call
