@@ -159,13 +159,14 @@ async fn a_leader_that_was_trouble_for_a_moment_is_gone_back_to() {
     cluster.world.lock().leader = Some(2);
     film.put("a", "1").await.unwrap();
     // As just after its restart: it refuses once, and the others know no other leader.
-    cluster.fault(
-        When::Read,
-        Fault::Refuse(Kind::Unavailable(v1::Unavailable {})),
-    );
+    cluster.fault(When::Read, Fault::Refuse(Kind::Unavailable(v1::Unavailable {})));
     let started = Instant::now();
     assert!(film.get("a").await.unwrap().is_some());
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]

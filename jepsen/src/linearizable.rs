@@ -40,11 +40,21 @@ pub fn check(events: &[Event]) -> Verdict {
         (Operation::Write(value), Outcome::Unknown) => !named.contains(&value),
         _ => false,
     };
-    let mut order: Vec<usize> = (0..events.len()).filter(|index| events[*index].counts()).collect();
+    let mut order: Vec<usize> = (0..events.len())
+        .filter(|index| events[*index].counts())
+        .collect();
     order.sort_by_key(|index| (events[*index].invoked_us, *index));
-    let (alike, order): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|index| unnamed(&events[*index]));
+    let (alike, order): (Vec<usize>, Vec<usize>) =
+        order.into_iter().partition(|index| unnamed(&events[*index]));
     let alike = alike.into_iter().map(|index| events[index].invoked_us).collect();
-    Search { events, order, alike, seen: HashSet::new(), longest: Vec::new() }.run()
+    Search {
+        events,
+        order,
+        alike,
+        seen: HashSet::new(),
+        longest: Vec::new(),
+    }
+    .run()
 }
 
 /// Values an event says the register had, or asks for.
@@ -81,7 +91,11 @@ struct Frame {
 
 impl Search<'_> {
     fn run(&mut self) -> Verdict {
-        let mut at = Configuration { taken: vec![false; self.order.len()], alike_taken: 0, value: 0 };
+        let mut at = Configuration {
+            taken: vec![false; self.order.len()],
+            alike_taken: 0,
+            value: 0,
+        };
         let mut frames: Vec<Frame> = Vec::new();
         let (mut next, mut best) = (0, 0);
         loop {
@@ -90,7 +104,10 @@ impl Search<'_> {
             }
             match self.step(&at, next) {
                 Some((candidate, after)) => {
-                    frames.push(Frame { candidate, before: at.value });
+                    frames.push(Frame {
+                        candidate,
+                        before: at.value,
+                    });
                     self.take(&mut at, candidate, after);
                     next = 0;
                     if self.seen.len() > CONFIGURATIONS_MAX {
@@ -125,16 +142,25 @@ impl Search<'_> {
     fn step(&self, at: &Configuration, from: usize) -> Option<(usize, u64)> {
         let count = self.order.len();
         let pending = |position: &usize| !at.taken[*position];
-        let horizon = (0..count).filter(pending).map(|position| self.events[self.order[position]].completed_us).min()?;
+        let horizon = (0..count)
+            .filter(pending)
+            .map(|position| self.events[self.order[position]].completed_us)
+            .min()?;
         let allowed = |candidate: usize| {
             let position = candidate % count;
             let event = &self.events[self.order[position]];
             let this_turn = self.unknown(self.order[position]) == (candidate >= count);
             let possible = this_turn && pending(&position) && event.invoked_us <= horizon;
-            possible.then(|| apply(event, at.value)).flatten().map(|after| (candidate, after))
+            possible
+                .then(|| apply(event, at.value))
+                .flatten()
+                .map(|after| (candidate, after))
         };
         (from..2 * count).find_map(allowed).or_else(|| {
-            let invoked = self.alike.get(at.alike_taken).is_some_and(|invoked_us| *invoked_us <= horizon);
+            let invoked = self
+                .alike
+                .get(at.alike_taken)
+                .is_some_and(|invoked_us| *invoked_us <= horizon);
             (from <= 2 * count && invoked && at.value != UNNAMED).then_some((2 * count, UNNAMED))
         })
     }
@@ -149,7 +175,9 @@ impl Search<'_> {
 
     /// Goes back one step; returns the candidate to try next.
     fn undo(&self, frames: &mut Vec<Frame>, at: &mut Configuration) -> usize {
-        let Some(Frame { candidate, before }) = frames.pop() else { return usize::MAX };
+        let Some(Frame { candidate, before }) = frames.pop() else {
+            return usize::MAX;
+        };
         match candidate == 2 * self.order.len() {
             true => at.alike_taken -= 1,
             false => at.taken[candidate % self.order.len()] = false,
@@ -162,12 +190,22 @@ impl Search<'_> {
         let unplaced = self.order.iter().enumerate().filter(|(position, index)| {
             !self.longest.get(*position).copied().unwrap_or(false) && !self.unknown(**index)
         });
-        Verdict::Violation { stuck: unplaced.map(|(_, index)| *index).take(8).collect() }
+        Verdict::Violation {
+            stuck: unplaced.map(|(_, index)| *index).take(8).collect(),
+        }
     }
 }
 
 fn bits(taken: &[bool]) -> Vec<u64> {
-    taken.chunks(64).map(|chunk| chunk.iter().enumerate().fold(0, |word, (bit, set)| word | u64::from(*set) << bit)).collect()
+    taken
+        .chunks(64)
+        .map(|chunk| {
+            chunk
+                .iter()
+                .enumerate()
+                .fold(0, |word, (bit, set)| word | u64::from(*set) << bit)
+        })
+        .collect()
 }
 
 /// The value after an operation; `None` when the register cannot have answered so.
@@ -188,7 +226,15 @@ mod tests {
     use super::*;
 
     fn event(operation: Operation, outcome: Outcome, invoked_us: u64, completed_us: u64) -> Event {
-        Event { client: 0, key: 0, operation, outcome, version: None, invoked_us, completed_us }
+        Event {
+            client: 0,
+            key: 0,
+            operation,
+            outcome,
+            version: None,
+            invoked_us,
+            completed_us,
+        }
     }
 
     fn write(value: u64, from: u64, to: u64) -> Event {
@@ -201,7 +247,10 @@ mod tests {
 
     #[test]
     fn one_after_the_other() {
-        assert_eq!(check(&[write(1, 0, 1), read(1, 2, 3), write(2, 4, 5), read(2, 6, 7)]), Verdict::Linearizable);
+        assert_eq!(
+            check(&[write(1, 0, 1), read(1, 2, 3), write(2, 4, 5), read(2, 6, 7)]),
+            Verdict::Linearizable
+        );
     }
 
     #[test]
@@ -212,13 +261,22 @@ mod tests {
 
     #[test]
     fn a_lost_write_is_a_violation() {
-        assert!(matches!(check(&[write(1, 0, 1), read(0, 2, 3)]), Verdict::Violation { .. }));
+        assert!(matches!(
+            check(&[write(1, 0, 1), read(0, 2, 3)]),
+            Verdict::Violation { .. }
+        ));
     }
 
     #[test]
     fn concurrent_writes_may_come_in_either_order() {
-        assert_eq!(check(&[write(1, 0, 10), write(2, 0, 10), read(1, 11, 12)]), Verdict::Linearizable);
-        assert_eq!(check(&[write(1, 0, 10), write(2, 0, 10), read(2, 11, 12)]), Verdict::Linearizable);
+        assert_eq!(
+            check(&[write(1, 0, 10), write(2, 0, 10), read(1, 11, 12)]),
+            Verdict::Linearizable
+        );
+        assert_eq!(
+            check(&[write(1, 0, 10), write(2, 0, 10), read(2, 11, 12)]),
+            Verdict::Linearizable
+        );
     }
 
     #[test]
@@ -230,32 +288,63 @@ mod tests {
     #[test]
     fn an_unknown_write_may_happen_late_or_never_but_not_twice() {
         let unknown = event(Operation::Write(7), Outcome::Unknown, 0, u64::MAX);
-        assert_eq!(check(&[unknown, write(1, 5, 6), read(1, 7, 8)]), Verdict::Linearizable);
-        assert_eq!(check(&[unknown, write(1, 5, 6), read(7, 7, 8)]), Verdict::Linearizable);
-        let twice = [unknown, write(1, 5, 6), read(7, 7, 8), write(2, 9, 10), read(7, 11, 12)];
+        assert_eq!(
+            check(&[unknown, write(1, 5, 6), read(1, 7, 8)]),
+            Verdict::Linearizable
+        );
+        assert_eq!(
+            check(&[unknown, write(1, 5, 6), read(7, 7, 8)]),
+            Verdict::Linearizable
+        );
+        let twice = [
+            unknown,
+            write(1, 5, 6),
+            read(7, 7, 8),
+            write(2, 9, 10),
+            read(7, 11, 12),
+        ];
         assert!(matches!(check(&twice), Verdict::Violation { .. }));
     }
 
     #[test]
     fn a_refused_condition_is_a_read() {
         let refused = event(Operation::WriteIf { expected: 1, new: 5 }, Outcome::Refused, 4, 5);
-        assert!(matches!(check(&[write(1, 0, 1), refused]), Verdict::Violation { .. }));
-        assert_eq!(check(&[write(2, 0, 1), refused, read(2, 6, 7)]), Verdict::Linearizable);
+        assert!(matches!(
+            check(&[write(1, 0, 1), refused]),
+            Verdict::Violation { .. }
+        ));
+        assert_eq!(
+            check(&[write(2, 0, 1), refused, read(2, 6, 7)]),
+            Verdict::Linearizable
+        );
     }
 
     #[test]
     fn a_write_nobody_names_can_hide_a_value_once() {
         let hidden = event(Operation::Write(7), Outcome::Unknown, 0, u64::MAX);
-        let refused = |from| event(Operation::WriteIf { expected: 1, new: 5 }, Outcome::Refused, from, from + 1);
+        let refused = |from| {
+            event(
+                Operation::WriteIf { expected: 1, new: 5 },
+                Outcome::Refused,
+                from,
+                from + 1,
+            )
+        };
         let once = [hidden, write(1, 1, 2), refused(3)];
         assert_eq!(check(&once), Verdict::Linearizable);
         let twice = [hidden, write(1, 1, 2), refused(3), write(1, 5, 6), refused(7)];
-        assert!(matches!(check(&twice), Verdict::Violation { .. }), "there was only one such write");
+        assert!(
+            matches!(check(&twice), Verdict::Violation { .. }),
+            "there was only one such write"
+        );
     }
 
     #[test]
     fn a_failed_write_never_shows() {
         let failed = event(Operation::Write(9), Outcome::Failed, 0, 1);
-        assert!(matches!(check(&[failed, read(9, 2, 3)]), Verdict::Violation { .. }));
+        assert!(matches!(
+            check(&[failed, read(9, 2, 3)]),
+            Verdict::Violation { .. }
+        ));
     }
 }

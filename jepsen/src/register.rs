@@ -14,8 +14,8 @@ use reelkv_proto::v1::{self, condition, error::Kind, request::Op, response};
 
 use crate::history::{Event, Operation, Outcome, fingerprint};
 use crate::linearizable::{Verdict, check};
-use crate::versions;
 use crate::sim::{Cluster, Fault, Nemesis, Network, Settings};
+use crate::versions;
 
 /// How long a client waits for one operation.
 const TIMEOUT_MS: u32 = 3_000;
@@ -38,7 +38,13 @@ pub struct Run {
 impl Run {
     /// The ordinary run of a seed.
     pub fn of_seed(seed: u64) -> Self {
-        Self { seed, seconds: 20, clients: 6, keys: 6, settings: Settings::default() }
+        Self {
+            seed,
+            seconds: 20,
+            clients: 6,
+            keys: 6,
+            settings: Settings::default(),
+        }
     }
 }
 
@@ -81,7 +87,15 @@ pub async fn run(run: Run) -> anyhow::Result<Report> {
     });
     let until = now() + Duration::from_secs(run.seconds);
     let clients: Vec<_> = (0..run.clients)
-        .map(|client| tokio::spawn(client_loop(shared.clone(), client, run.keys, until, rng.next_u64())))
+        .map(|client| {
+            tokio::spawn(client_loop(
+                shared.clone(),
+                client,
+                run.keys,
+                until,
+                rng.next_u64(),
+            ))
+        })
         .collect();
     let mut nemesis = Nemesis::new(SmallRng::seed_from_u64(rng.next_u64()));
     while now() < until {
@@ -92,7 +106,10 @@ pub async fn run(run: Run) -> anyhow::Result<Report> {
     for client in clients {
         client.await.context("a client ended badly")?;
     }
-    cluster.agree().await.context("after the run the replicas do not agree")?;
+    cluster
+        .agree()
+        .await
+        .context("after the run the replicas do not agree")?;
     // Everything acknowledged is still there after all nodes lost power at once.
     for position in 0..run.settings.nodes {
         cluster.crash(position);
@@ -100,7 +117,10 @@ pub async fn run(run: Run) -> anyhow::Result<Report> {
     for position in 0..run.settings.nodes {
         cluster.start_node(position).await?;
     }
-    cluster.agree().await.context("after the restart the replicas do not agree")?;
+    cluster
+        .agree()
+        .await
+        .context("after the restart the replicas do not agree")?;
     for key in 0..run.keys {
         final_read(&shared, key).await?;
     }
@@ -109,14 +129,21 @@ pub async fn run(run: Run) -> anyhow::Result<Report> {
     for position in 0..run.settings.nodes {
         cluster.crash(position);
     }
-    Ok(Report { fingerprint: fingerprint(&history), history, faults: nemesis.injected })
+    Ok(Report {
+        fingerprint: fingerprint(&history),
+        history,
+        faults: nemesis.injected,
+    })
 }
 
 fn judge(history: &[Event], keys: usize) -> anyhow::Result<()> {
     for key in 0..keys {
         let events: Vec<Event> = history.iter().filter(|event| event.key == key).copied().collect();
         if let Err(contradiction) = versions::check(&events) {
-            let shown: Vec<_> = [Some(contradiction.event), contradiction.other].into_iter().flatten().collect();
+            let shown: Vec<_> = [Some(contradiction.event), contradiction.other]
+                .into_iter()
+                .flatten()
+                .collect();
             let shown: Vec<_> = shown.iter().map(|index| events[*index]).collect();
             bail!("key {key} is not linearizable: {contradiction}: {shown:#?}");
         }
@@ -132,7 +159,13 @@ fn judge(history: &[Event], keys: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn client_loop(shared: Arc<Shared>, client: usize, keys: usize, until: reelkv::clock::Instant, seed: u64) {
+async fn client_loop(
+    shared: Arc<Shared>,
+    client: usize,
+    keys: usize,
+    until: reelkv::clock::Instant,
+    seed: u64,
+) {
     let mut rng = SmallRng::seed_from_u64(seed);
     // The last version and value this client saw of each key, for conditional writes.
     let mut seen = vec![None; keys];
@@ -142,7 +175,10 @@ async fn client_loop(shared: Arc<Shared>, client: usize, keys: usize, until: ree
             0..5 => Operation::Read,
             5..8 => Operation::Write(shared.fresh_value()),
             _ => match seen[key] {
-                Some((_, value)) => Operation::WriteIf { expected: value, new: shared.fresh_value() },
+                Some((_, value)) => Operation::WriteIf {
+                    expected: value,
+                    new: shared.fresh_value(),
+                },
                 None => Operation::Read,
             },
         };
@@ -158,7 +194,11 @@ async fn client_loop(shared: Arc<Shared>, client: usize, keys: usize, until: ree
 async fn final_read(shared: &Shared, key: usize) -> anyhow::Result<()> {
     for attempt in 0..40 {
         let addr = &shared.addrs[attempt % shared.addrs.len()];
-        if shared.perform(usize::MAX, key, Operation::Read, None, addr).await.is_some() {
+        if shared
+            .perform(usize::MAX, key, Operation::Read, None, addr)
+            .await
+            .is_some()
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -181,15 +221,34 @@ impl Shared {
 
     /// Performs an operation and records it. Returns the key's newest version and value where
     /// the answer tells them.
-    async fn perform(&self, client: usize, key: usize, operation: Operation, seen: Seen, addr: &str) -> Option<Seen> {
+    async fn perform(
+        &self,
+        client: usize,
+        key: usize,
+        operation: Operation,
+        seen: Seen,
+        addr: &str,
+    ) -> Option<Seen> {
         let invoked_us = self.elapsed_us();
         let request = self.request(key, operation, seen);
         let limit = Duration::from_millis(u64::from(TIMEOUT_MS) + 500);
         let response = tokio::time::timeout(limit, self.network.request(addr, request)).await;
         let result = response.ok().flatten().and_then(|response| response.result);
         let (outcome, version, newest) = interpret(operation, result);
-        let completed_us = if outcome == Outcome::Unknown { u64::MAX } else { self.elapsed_us() };
-        self.history.lock().push(Event { client, key, operation, outcome, version, invoked_us, completed_us });
+        let completed_us = if outcome == Outcome::Unknown {
+            u64::MAX
+        } else {
+            self.elapsed_us()
+        };
+        self.history.lock().push(Event {
+            client,
+            key,
+            operation,
+            outcome,
+            version,
+            invoked_us,
+            completed_us,
+        });
         newest
     }
 
@@ -201,10 +260,21 @@ impl Shared {
             let value = Bytes::copy_from_slice(&value.to_be_bytes());
             let crc = reelkv_proto::checksum::client_crc(keyspace_id, &key, &value);
             let key = key.clone();
-            Op::Put(v1::PutRequest { keyspace_id, key, value, client_crc: Some(crc), condition, ..Default::default() })
+            Op::Put(v1::PutRequest {
+                keyspace_id,
+                key,
+                value,
+                client_crc: Some(crc),
+                condition,
+                ..Default::default()
+            })
         };
         let op = match operation {
-            Operation::Read => Op::Get(v1::GetRequest { keyspace_id, key: key.clone(), ..Default::default() }),
+            Operation::Read => Op::Get(v1::GetRequest {
+                keyspace_id,
+                key: key.clone(),
+                ..Default::default()
+            }),
             Operation::Write(value) => put(value, None),
             Operation::WriteIf { new, .. } => {
                 let kind = match seen {
@@ -214,7 +284,11 @@ impl Shared {
                 put(new, Some(v1::Condition { kind: Some(kind) }))
             }
         };
-        v1::Request { id: 1, timeout_ms: TIMEOUT_MS, op: Some(op) }
+        v1::Request {
+            id: 1,
+            timeout_ms: TIMEOUT_MS,
+            op: Some(op),
+        }
     }
 }
 
@@ -227,13 +301,24 @@ fn interpret(operation: Operation, result: Option<response::Result>) -> (Outcome
     };
     match (result, written) {
         (Some(response::Result::Get(get)), None) => {
-            let Some(record) = get.record else { return (Outcome::Value(0), Some(0), Some(Some((0, 0)))) };
-            let value = record.value[..].try_into().map(u64::from_be_bytes).unwrap_or(u64::MAX);
-            (Outcome::Value(value), Some(record.version), Some(Some((record.version, value))))
+            let Some(record) = get.record else {
+                return (Outcome::Value(0), Some(0), Some(Some((0, 0))));
+            };
+            let value = record.value[..]
+                .try_into()
+                .map(u64::from_be_bytes)
+                .unwrap_or(u64::MAX);
+            (
+                Outcome::Value(value),
+                Some(record.version),
+                Some(Some((record.version, value))),
+            )
         }
-        (Some(response::Result::Write(write)), Some(value)) => {
-            (Outcome::Done, Some(write.version), Some(Some((write.version, value))))
-        }
+        (Some(response::Result::Write(write)), Some(value)) => (
+            Outcome::Done,
+            Some(write.version),
+            Some(Some((write.version, value))),
+        ),
         (Some(response::Result::Error(error)), _) => match error.kind {
             Some(Kind::ConditionFailed(failed)) => (Outcome::Refused, Some(failed.current_version), None),
             Some(Kind::OutcomeUnknown(_) | Kind::Internal(_)) | None => (Outcome::Unknown, None, None),

@@ -53,13 +53,22 @@ struct Point {
 fn writes(events: &[Event]) -> Result<BTreeMap<u64, u64>, Contradiction> {
     let mut writes = BTreeMap::from([(0, (0, None))]);
     for (index, event) in events.iter().enumerate() {
-        let (Some(version), Some(value)) = (event.version, told(event)) else { continue };
+        let (Some(version), Some(value)) = (event.version, told(event)) else {
+            continue;
+        };
         let (known, first) = *writes.entry(version).or_insert((value, Some(index)));
         if known != value {
-            return Err(Contradiction { what: "one version has two values", event: index, other: first });
+            return Err(Contradiction {
+                what: "one version has two values",
+                event: index,
+                other: first,
+            });
         }
     }
-    Ok(writes.into_iter().map(|(version, (value, _))| (version, value)).collect())
+    Ok(writes
+        .into_iter()
+        .map(|(version, (value, _))| (version, value))
+        .collect())
 }
 
 /// The value an answer put or found at its version.
@@ -77,17 +86,32 @@ fn known_values(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Con
     for (version, value) in writes {
         let twice = versions.insert(value, version).is_some();
         let failed = |event: &Event| written(event) == Some(*value) && !event.counts();
-        let event = events.iter().position(|event| event.version == Some(*version)).unwrap_or(0);
+        let event = events
+            .iter()
+            .position(|event| event.version == Some(*version))
+            .unwrap_or(0);
         if twice {
-            return Err(Contradiction { what: "one write took effect twice", event, other: None });
+            return Err(Contradiction {
+                what: "one write took effect twice",
+                event,
+                other: None,
+            });
         }
         let writer = events.iter().position(|event| written(event) == Some(*value));
         match writer {
             None if *value != 0 => {
-                return Err(Contradiction { what: "a value nobody wrote", event, other: None });
+                return Err(Contradiction {
+                    what: "a value nobody wrote",
+                    event,
+                    other: None,
+                });
             }
             Some(writer) if failed(&events[writer]) || events[writer].outcome == Outcome::Refused => {
-                return Err(Contradiction { what: "a write that failed shows", event, other: Some(writer) });
+                return Err(Contradiction {
+                    what: "a write that failed shows",
+                    event,
+                    other: Some(writer),
+                });
             }
             _ => {}
         }
@@ -108,7 +132,11 @@ fn points(events: &[Event], writes: &BTreeMap<u64, u64>) -> Vec<Point> {
     let by_value: HashMap<u64, u64> = writes.iter().map(|(version, value)| (*value, *version)).collect();
     let point = |(index, event): (usize, &Event)| {
         let unknown = event.outcome == Outcome::Unknown;
-        let seen_later = || written(event).filter(|_| unknown).and_then(|value| by_value.get(&value).copied());
+        let seen_later = || {
+            written(event)
+                .filter(|_| unknown)
+                .and_then(|value| by_value.get(&value).copied())
+        };
         let version = event.version.or_else(seen_later)?;
         Some(Point {
             event: index,
@@ -137,8 +165,16 @@ fn real_time(points: &[Point]) -> Result<(), Contradiction> {
         }
         let Some(newest) = newest else { continue };
         if point.version < newest.version || (point.is_write && point.version == newest.version) {
-            let what = if point.is_write { "a write came before an earlier one" } else { "a read went back" };
-            return Err(Contradiction { what, event: point.event, other: Some(newest.event) });
+            let what = if point.is_write {
+                "a write came before an earlier one"
+            } else {
+                "a read went back"
+            };
+            return Err(Contradiction {
+                what,
+                event: point.event,
+                other: Some(newest.event),
+            });
         }
     }
     Ok(())
@@ -147,14 +183,23 @@ fn real_time(points: &[Point]) -> Result<(), Contradiction> {
 /// A conditional write follows the very version it named; a refused one saw another.
 fn conditions(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Contradiction> {
     for (index, event) in events.iter().enumerate() {
-        let (Operation::WriteIf { expected, .. }, Some(version)) = (event.operation, event.version) else { continue };
+        let (Operation::WriteIf { expected, .. }, Some(version)) = (event.operation, event.version) else {
+            continue;
+        };
         let wrong = match event.outcome {
-            Outcome::Done => writes.range(..version).next_back().is_none_or(|(_, value)| *value != expected),
+            Outcome::Done => writes
+                .range(..version)
+                .next_back()
+                .is_none_or(|(_, value)| *value != expected),
             Outcome::Refused => writes.get(&version) == Some(&expected),
             _ => false,
         };
         if wrong {
-            return Err(Contradiction { what: "a condition was judged wrongly", event: index, other: None });
+            return Err(Contradiction {
+                what: "a condition was judged wrongly",
+                event: index,
+                other: None,
+            });
         }
     }
     Ok(())
@@ -165,7 +210,15 @@ mod tests {
     use super::*;
 
     fn event(operation: Operation, outcome: Outcome, version: Option<u64>, at: (u64, u64)) -> Event {
-        Event { client: 0, key: 0, operation, outcome, version, invoked_us: at.0, completed_us: at.1 }
+        Event {
+            client: 0,
+            key: 0,
+            operation,
+            outcome,
+            version,
+            invoked_us: at.0,
+            completed_us: at.1,
+        }
     }
 
     fn write(value: u64, version: u64, at: (u64, u64)) -> Event {
@@ -181,7 +234,12 @@ mod tests {
     }
 
     fn write_if(expected: u64, outcome: Outcome, version: u64, at: (u64, u64)) -> Event {
-        event(Operation::WriteIf { expected, new: 50 }, outcome, Some(version), at)
+        event(
+            Operation::WriteIf { expected, new: 50 },
+            outcome,
+            Some(version),
+            at,
+        )
     }
 
     fn what(events: &[Event]) -> &'static str {
@@ -190,26 +248,75 @@ mod tests {
 
     #[test]
     fn histories_that_are_linearizable() {
-        assert_eq!(what(&[write(1, 3, (0, 1)), read(1, 3, (2, 3)), write(2, 5, (4, 5)), read(2, 5, (6, 7))]), "linearizable");
-        assert_eq!(what(&[write(1, 5, (0, 10)), write(2, 3, (0, 10)), read(1, 5, (11, 12))]), "linearizable");
-        assert_eq!(what(&[unknown(7, 0), write(1, 2, (5, 6)), read(7, 3, (7, 8))]), "linearizable");
-        assert_eq!(what(&[write(1, 2, (0, 1)), write_if(1, Outcome::Done, 3, (2, 3)), read(50, 3, (4, 5))]), "linearizable");
-        assert_eq!(what(&[write(2, 2, (0, 1)), write_if(1, Outcome::Refused, 2, (2, 3))]), "linearizable");
+        assert_eq!(
+            what(&[
+                write(1, 3, (0, 1)),
+                read(1, 3, (2, 3)),
+                write(2, 5, (4, 5)),
+                read(2, 5, (6, 7))
+            ]),
+            "linearizable"
+        );
+        assert_eq!(
+            what(&[write(1, 5, (0, 10)), write(2, 3, (0, 10)), read(1, 5, (11, 12))]),
+            "linearizable"
+        );
+        assert_eq!(
+            what(&[unknown(7, 0), write(1, 2, (5, 6)), read(7, 3, (7, 8))]),
+            "linearizable"
+        );
+        assert_eq!(
+            what(&[
+                write(1, 2, (0, 1)),
+                write_if(1, Outcome::Done, 3, (2, 3)),
+                read(50, 3, (4, 5))
+            ]),
+            "linearizable"
+        );
+        assert_eq!(
+            what(&[write(2, 2, (0, 1)), write_if(1, Outcome::Refused, 2, (2, 3))]),
+            "linearizable"
+        );
     }
 
     #[test]
     fn histories_that_are_not() {
-        assert_eq!(what(&[write(1, 2, (0, 1)), write(2, 3, (2, 3)), read(1, 2, (4, 5))]), "a read went back");
-        assert_eq!(what(&[write(1, 2, (0, 1)), read(0, 0, (2, 3))]), "a read went back");
-        assert_eq!(what(&[write(1, 3, (0, 1)), write(2, 2, (2, 3))]), "a write came before an earlier one");
-        assert_eq!(what(&[write(1, 2, (0, 1)), unknown(7, 3), read(7, 1, (0, 9))]), "a write came before an earlier one");
-        assert_eq!(what(&[write(1, 2, (0, 9)), read(3, 2, (0, 9))]), "one version has two values");
-        assert_eq!(what(&[unknown(7, 0), read(7, 2, (0, 9)), read(7, 4, (0, 9))]), "one write took effect twice");
+        assert_eq!(
+            what(&[write(1, 2, (0, 1)), write(2, 3, (2, 3)), read(1, 2, (4, 5))]),
+            "a read went back"
+        );
+        assert_eq!(
+            what(&[write(1, 2, (0, 1)), read(0, 0, (2, 3))]),
+            "a read went back"
+        );
+        assert_eq!(
+            what(&[write(1, 3, (0, 1)), write(2, 2, (2, 3))]),
+            "a write came before an earlier one"
+        );
+        assert_eq!(
+            what(&[write(1, 2, (0, 1)), unknown(7, 3), read(7, 1, (0, 9))]),
+            "a write came before an earlier one"
+        );
+        assert_eq!(
+            what(&[write(1, 2, (0, 9)), read(3, 2, (0, 9))]),
+            "one version has two values"
+        );
+        assert_eq!(
+            what(&[unknown(7, 0), read(7, 2, (0, 9)), read(7, 4, (0, 9))]),
+            "one write took effect twice"
+        );
         assert_eq!(what(&[read(9, 1, (0, 1))]), "a value nobody wrote");
         let failed = event(Operation::Write(9), Outcome::Failed, None, (0, 1));
         assert_eq!(what(&[failed, read(9, 1, (0, 2))]), "a write that failed shows");
-        let between = [write(1, 2, (0, 1)), write(2, 3, (2, 3)), write_if(1, Outcome::Done, 4, (4, 5))];
+        let between = [
+            write(1, 2, (0, 1)),
+            write(2, 3, (2, 3)),
+            write_if(1, Outcome::Done, 4, (4, 5)),
+        ];
         assert_eq!(what(&between), "a condition was judged wrongly");
-        assert_eq!(what(&[write(1, 2, (0, 1)), write_if(1, Outcome::Refused, 2, (2, 3))]), "a condition was judged wrongly");
+        assert_eq!(
+            what(&[write(1, 2, (0, 1)), write_if(1, Outcome::Refused, 2, (2, 3))]),
+            "a condition was judged wrongly"
+        );
     }
 }

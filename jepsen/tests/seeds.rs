@@ -9,7 +9,10 @@ use std::time::Duration;
 use reelkv_jepsen::register::{Report, Run, run};
 
 fn simulate(seed: u64) -> anyhow::Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()?;
     let outcome = runtime.block_on(run(Run::of_seed(seed)));
     runtime.shutdown_timeout(Duration::from_secs(5));
     outcome
@@ -22,7 +25,9 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn every_seed_is_linearizable_and_its_replicas_agree() {
     if std::env::var("REELKV_LOG").is_ok() {
-        tracing_subscriber::fmt().with_env_filter(std::env::var("REELKV_LOG").unwrap()).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(std::env::var("REELKV_LOG").unwrap())
+            .init();
     }
     let seeds = match number("REELKV_SEED") {
         Some(seed) => seed..seed + 1,
@@ -50,7 +55,10 @@ fn every_seed_is_linearizable_and_its_replicas_agree() {
         }
     });
     let (operations, faults) = total.into_inner().expect("no panic while it was held");
-    println!("{} seeds, {operations} operations, {faults} faults", seeds.count());
+    println!(
+        "{} seeds, {operations} operations, {faults} faults",
+        seeds.count()
+    );
 }
 
 /// Operations and faults of one seed that passed.

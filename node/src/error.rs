@@ -6,7 +6,10 @@ use reelkv_proto::v1::error::Kind;
 use reelkv_proto::v1::{self, Error};
 
 fn error(message: impl Into<String>, kind: Kind) -> Error {
-    Error { message: message.into(), kind: Some(kind) }
+    Error {
+        message: message.into(),
+        kind: Some(kind),
+    }
 }
 
 /// Ask that node; nothing was done. 0 and an empty address mean that the leader is unknown.
@@ -16,17 +19,30 @@ pub fn not_leader(shard_id: ShardId, leader_node_id: u64, leader_addr: &str) -> 
         node => format!("shard {shard_id} is led by node {node} at {leader_addr}"),
     };
     let leader_addr = leader_addr.to_owned();
-    error(message, Kind::NotLeader(v1::NotLeader { shard_id, leader_node_id, leader_addr }))
+    error(
+        message,
+        Kind::NotLeader(v1::NotLeader {
+            shard_id,
+            leader_node_id,
+            leader_addr,
+        }),
+    )
 }
 
 /// The caller's map is old; nothing was done.
 pub fn epoch_not_match(current: Vec<v1::ShardDescriptor>) -> Error {
-    error("the shard has changed its shape", Kind::EpochNotMatch(v1::EpochNotMatch { current }))
+    error(
+        "the shard has changed its shape",
+        Kind::EpochNotMatch(v1::EpochNotMatch { current }),
+    )
 }
 
 /// The key lies elsewhere; nothing was done.
 pub fn key_not_in_shard(shard_id: ShardId, key: Bytes) -> Error {
-    error(format!("shard {shard_id} does not hold the key"), Kind::KeyNotInShard(v1::KeyNotInShard { shard_id, key }))
+    error(
+        format!("shard {shard_id} does not hold the key"),
+        Kind::KeyNotInShard(v1::KeyNotInShard { shard_id, key }),
+    )
 }
 
 /// Over a bound for now; nothing was done.
@@ -36,13 +52,21 @@ pub fn busy(retry_after_ms: u32, what: &str) -> Error {
 
 /// The write may or may not have happened.
 pub fn outcome_unknown(why: &str) -> Error {
-    error(format!("outcome unknown: {why}"), Kind::OutcomeUnknown(v1::OutcomeUnknown {}))
+    error(
+        format!("outcome unknown: {why}"),
+        Kind::OutcomeUnknown(v1::OutcomeUnknown {}),
+    )
 }
 
 /// Bytes did not match their checksum.
 pub fn integrity(place: &str) -> Error {
     let message = format!("checksum mismatch in {place}; nothing was written");
-    error(message, Kind::Integrity(v1::Integrity { r#where: place.to_owned() }))
+    error(
+        message,
+        Kind::Integrity(v1::Integrity {
+            r#where: place.to_owned(),
+        }),
+    )
 }
 
 /// The token's memory is gone.
@@ -53,7 +77,12 @@ pub fn token_expired(sequence: u64) -> Error {
 
 /// The request itself is wrong.
 pub fn invalid(field: &str, message: impl Into<String>) -> Error {
-    error(message, Kind::InvalidArgument(v1::InvalidArgument { field: field.to_owned() }))
+    error(
+        message,
+        Kind::InvalidArgument(v1::InvalidArgument {
+            field: field.to_owned(),
+        }),
+    )
 }
 
 /// A condition did not hold.
@@ -62,7 +91,10 @@ pub fn condition_failed(current_version: Version) -> Error {
         0 => "condition failed: the key is absent".to_owned(),
         version => format!("condition failed: the key has version {version}"),
     };
-    error(message, Kind::ConditionFailed(v1::ConditionFailed { current_version }))
+    error(
+        message,
+        Kind::ConditionFailed(v1::ConditionFailed { current_version }),
+    )
 }
 
 /// No such keyspace.
@@ -71,7 +103,13 @@ pub fn unknown_keyspace(name: &str, keyspace_id: KeyspaceId) -> Error {
         "" => format!("unknown keyspace id {keyspace_id}"),
         name => format!("unknown keyspace '{name}'; create it with 'reelkv keyspace create {name}'"),
     };
-    error(message, Kind::UnknownKeyspace(v1::UnknownKeyspace { name: name.to_owned(), keyspace_id }))
+    error(
+        message,
+        Kind::UnknownKeyspace(v1::UnknownKeyspace {
+            name: name.to_owned(),
+            keyspace_id,
+        }),
+    )
 }
 
 /// No quorum, or a replica that is not ready; nothing was done.

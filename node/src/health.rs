@@ -3,6 +3,8 @@
 //! A damage event is a log line, a counter and an entry in `node status`; the ledger below is
 //! the one place all three come from.
 
+use std::collections::BTreeMap;
+
 use parking_lot::Mutex;
 use reelkv_proto::v1::DamageEvent;
 
@@ -16,6 +18,8 @@ const EVENTS_MAX: usize = 1_024;
 pub struct Health {
     clock: SharedClock,
     events: Mutex<Vec<DamageEvent>>,
+    /// Everything ever found, by structure and kind.
+    counts: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 impl Health {
@@ -24,6 +28,7 @@ impl Health {
         Self {
             clock,
             events: Mutex::new(Vec::new()),
+            counts: Mutex::default(),
         }
     }
 
@@ -39,6 +44,11 @@ impl Health {
             action = event.action,
             "damage found"
         );
+        *self
+            .counts
+            .lock()
+            .entry((event.structure.clone(), event.kind.clone()))
+            .or_default() += 1;
         let mut events = self.events.lock();
         if events.len() >= EVENTS_MAX {
             let oldest = events
@@ -71,6 +81,11 @@ impl Health {
     /// All events, oldest first.
     pub fn events(&self) -> Vec<DamageEvent> {
         self.events.lock().clone()
+    }
+
+    /// How often each kind of damage to each structure was found since the node started.
+    pub fn counts(&self) -> BTreeMap<(String, String), u64> {
+        self.counts.lock().clone()
     }
 
     /// Damage seen and not yet repaired.

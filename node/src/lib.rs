@@ -12,6 +12,7 @@ pub mod error;
 pub mod health;
 pub mod limits;
 pub mod logs;
+pub mod metrics;
 pub mod placement;
 pub mod process;
 pub mod raft;

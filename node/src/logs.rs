@@ -177,10 +177,19 @@ mod tests {
     #[test]
     fn libraries_are_quiet_unless_the_level_names_them() {
         assert_eq!(events("info"), ["own-error", "own-info", "h2-warn"]);
-        assert_eq!(events("trace"), ["own-error", "own-info", "raft-debug", "h2-warn"]);
+        assert_eq!(
+            events("trace"),
+            ["own-error", "own-info", "raft-debug", "h2-warn"]
+        );
         assert_eq!(
             events("info,openraft=info"),
-            ["own-error", "own-info", "openraft-warn", "openraft-info", "h2-warn"]
+            [
+                "own-error",
+                "own-info",
+                "openraft-warn",
+                "openraft-info",
+                "h2-warn"
+            ]
         );
         assert_eq!(
             events("info, openraft::core=debug ,hyper=debug"),

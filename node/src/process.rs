@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::disk::RealDisk;
-use crate::rpc::{GrpcTransport, Services, serve};
+use crate::rpc::{GrpcTransport, Services, http, serve};
 use crate::server::{Front, Node, NodeOptions, OpenError, Peers};
 
 /// Handing leaders over takes a round trip or two per shard.
@@ -70,12 +70,21 @@ impl NodeProcess {
         let transport = Arc::new(GrpcTransport::new());
         let node = Node::open(options, Arc::new(RealDisk), Arc::new(SystemClock), transport).await?;
         let front = Arc::new(Front(node.clone()));
-        let services =
-            Services { kv: front.clone(), admin: front.clone(), peer: Arc::new(Peers(node.clone())) };
+        let services = Services {
+            kv: front.clone(),
+            admin: front.clone(),
+            peer: Arc::new(Peers(node.clone())),
+        };
         let stop_serving = CancellationToken::new();
-        let serving = vec![tokio::spawn(serve(listener, services, stop_serving.clone()))];
-        let _ = page;
-        Ok(Self { node, stop_serving, serving })
+        let mut serving = vec![tokio::spawn(serve(listener, services, stop_serving.clone()))];
+        if let Some(listener) = page {
+            serving.push(tokio::spawn(http::serve(listener, front, stop_serving.clone())));
+        }
+        Ok(Self {
+            node,
+            stop_serving,
+            serving,
+        })
     }
 
     /// The node.
@@ -127,7 +136,9 @@ impl NodeProcess {
 }
 
 async fn bind(flag: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|source| StartError::Listen { flag, addr, source })
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| StartError::Listen { flag, addr, source })
 }
 
 async fn poisoned(node: &Node) {

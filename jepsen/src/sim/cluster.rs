@@ -32,7 +32,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { nodes: 3, shards: 3, replicas: 3 }
+        Self {
+            nodes: 3,
+            shards: 3,
+            replicas: 3,
+        }
     }
 }
 
@@ -65,7 +69,12 @@ impl Cluster {
             clock: Arc::new(SimClock::new(rng.next_u64())),
         };
         let machines = (0..settings.nodes).map(machine).collect();
-        Self { settings, network: Network::new(rng.next_u64()), machines, rng }
+        Self {
+            settings,
+            network: Network::new(rng.next_u64()),
+            machines,
+            rng,
+        }
     }
 
     /// Starts every node and makes the cluster and one keyspace, cut over the shards.
@@ -74,9 +83,19 @@ impl Cluster {
             self.start_node(position).await?;
         }
         let front = Front(self.node(0).context("the first node runs")?);
-        let init = v1::InitClusterRequest { shards: self.settings.shards, replicas: self.settings.replicas };
-        front.init_cluster(init).await.map_err(|error| anyhow::anyhow!("init: {}", error.message))?;
-        let request = v1::CreateKeyspaceRequest { name: keyspace.to_owned(), shards: self.settings.shards, ..Default::default() };
+        let init = v1::InitClusterRequest {
+            shards: self.settings.shards,
+            replicas: self.settings.replicas,
+        };
+        front
+            .init_cluster(init)
+            .await
+            .map_err(|error| anyhow::anyhow!("init: {}", error.message))?;
+        let request = v1::CreateKeyspaceRequest {
+            name: keyspace.to_owned(),
+            shards: self.settings.shards,
+            ..Default::default()
+        };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             match front.create_keyspace(request.clone()).await {
@@ -97,7 +116,11 @@ impl Cluster {
             http_addr: String::new(),
             zone: machine.zone.clone(),
             join: self.machines.iter().map(|machine| machine.addr.clone()).collect(),
-            wal: WalConfig { segment_bytes: 256 << 10, tail_cache_bytes: 64 << 10, ..WalConfig::default() },
+            wal: WalConfig {
+                segment_bytes: 256 << 10,
+                tail_cache_bytes: 64 << 10,
+                ..WalConfig::default()
+            },
             storage: StorageConfig {
                 engine: EngineKind::Memory,
                 memory_device: Some(machine.device.clone()),
@@ -111,7 +134,12 @@ impl Cluster {
             driver_interval_ms: 1_000,
             replace_after_ms: 3_000,
         };
-        let node = Node::open(options, machine.disk.mount(), machine.clock.clone(), Arc::new(transport.clone()));
+        let node = Node::open(
+            options,
+            machine.disk.mount(),
+            machine.clock.clone(),
+            Arc::new(transport.clone()),
+        );
         let node = node.await.with_context(|| format!("starting {}", machine.addr))?;
         self.network.attach(&transport, node);
         Ok(())
@@ -121,7 +149,9 @@ impl Cluster {
     /// checkpoint. Returns false when it was off.
     pub fn crash(&mut self, position: usize) -> bool {
         let machine = &self.machines[position];
-        let Some(node) = self.network.detach(&machine.addr) else { return false };
+        let Some(node) = self.network.detach(&machine.addr) else {
+            return false;
+        };
         machine.disk.crash(self.rng.next_u64());
         machine.device.crash();
         // Its tasks reach neither disk nor network any more; they are told to end.
@@ -178,13 +208,21 @@ impl Cluster {
 
     async fn compare(&self) -> anyhow::Result<usize> {
         let first = self.node(0).context("node 1 is off")?;
-        let directory = first.member().context("node 1 belongs to no cluster")?.directory();
+        let directory = first
+            .member()
+            .context("node 1 belongs to no cluster")?
+            .directory();
         for shard in &directory.shards {
             let mut seen: Option<(String, v1::ReplicaDigest)> = None;
             let mut holders = 0;
             for addr in self.addrs() {
-                let node = self.network.node(&addr).with_context(|| format!("{addr} is off"))?;
-                let request = v1::GetReplicaDigestRequest { shard_id: shard.shard_id };
+                let node = self
+                    .network
+                    .node(&addr)
+                    .with_context(|| format!("{addr} is off"))?;
+                let request = v1::GetReplicaDigestRequest {
+                    shard_id: shard.shard_id,
+                };
                 let digest = Front(node).replica_digest(request).await;
                 let digest = match digest {
                     Ok(digest) => digest,
@@ -196,7 +234,10 @@ impl Cluster {
                     None => seen = Some((addr, digest)),
                     Some((_, other)) if *other == digest => {}
                     Some((other_addr, other)) => {
-                        bail!("shard {}: {other_addr} has {other:?}, {addr} has {digest:?}", shard.shard_id)
+                        bail!(
+                            "shard {}: {other_addr} has {other:?}, {addr} has {digest:?}",
+                            shard.shard_id
+                        )
                     }
                 }
             }

@@ -35,7 +35,10 @@ pub struct Nemesis {
 impl Nemesis {
     /// A nemesis driven by `rng`.
     pub fn new(rng: SmallRng) -> Self {
-        Self { rng, injected: BTreeMap::new() }
+        Self {
+            rng,
+            injected: BTreeMap::new(),
+        }
     }
 
     /// One fault from beginning to end. The first is always a crash.
@@ -43,8 +46,14 @@ impl Nemesis {
     /// # Errors
     /// A node did not start again.
     pub async fn strike(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        const FAULTS: [Fault; 6] =
-            [Fault::Crash, Fault::CrashAll, Fault::Isolate, Fault::OneWay, Fault::Loss, Fault::ClockJump];
+        const FAULTS: [Fault; 6] = [
+            Fault::Crash,
+            Fault::CrashAll,
+            Fault::Isolate,
+            Fault::OneWay,
+            Fault::Loss,
+            Fault::ClockJump,
+        ];
         let fault = match self.injected.is_empty() {
             true => Fault::Crash,
             false => FAULTS[self.rng.random_range(0..FAULTS.len())],
@@ -65,7 +74,13 @@ impl Nemesis {
         cluster: &mut Cluster,
     ) -> anyhow::Result<()> {
         let addrs = cluster.addrs();
-        let others = || addrs.iter().enumerate().filter(|(position, _)| *position != victim).map(|(_, addr)| addr);
+        let others = || {
+            addrs
+                .iter()
+                .enumerate()
+                .filter(|(position, _)| *position != victim)
+                .map(|(_, addr)| addr)
+        };
         match fault {
             Fault::Crash => {
                 anyhow::ensure!(cluster.crash(victim), "the victim was off");

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
-use futures::FutureExt;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -54,12 +54,19 @@ impl Network {
     pub fn begin_life(&self, addr: &str) -> SimTransport {
         let mut state = self.0.lock();
         state.lives += 1;
-        SimTransport { network: self.clone(), from: addr.to_owned(), life: state.lives }
+        SimTransport {
+            network: self.clone(),
+            from: addr.to_owned(),
+            life: state.lives,
+        }
     }
 
     /// Lets the node of a life be reached.
     pub fn attach(&self, transport: &SimTransport, node: Arc<Node>) {
-        let attached = Attached { node, life: transport.life };
+        let attached = Attached {
+            node,
+            life: transport.life,
+        };
         self.0.lock().nodes.insert(transport.from.clone(), attached);
     }
 
@@ -70,7 +77,11 @@ impl Network {
 
     /// The node at an address, if it lives.
     pub fn node(&self, addr: &str) -> Option<Arc<Node>> {
-        self.0.lock().nodes.get(addr).map(|attached| attached.node.clone())
+        self.0
+            .lock()
+            .nodes
+            .get(addr)
+            .map(|attached| attached.node.clone())
     }
 
     /// Loses everything from one address to another.
@@ -104,8 +115,10 @@ impl Network {
         let delay = {
             let mut state = self.0.lock();
             let share = state.loss_per_mille;
-            let lost = state.cut.contains(&(from.to_owned(), to.to_owned())) || state.rng.random_ratio(share, 1_000);
-            let dead = life.is_some_and(|life| state.nodes.get(from).is_some_and(|sender| sender.life != life));
+            let lost =
+                state.cut.contains(&(from.to_owned(), to.to_owned())) || state.rng.random_ratio(share, 1_000);
+            let dead =
+                life.is_some_and(|life| state.nodes.get(from).is_some_and(|sender| sender.life != life));
             if lost || dead {
                 return Err(());
             }
@@ -125,14 +138,29 @@ pub struct SimTransport {
 }
 
 impl SimTransport {
-    async fn deliver(&self, addr: &str, request: v1::PeerRequest) -> Result<v1::PeerResponse, TransportError> {
-        let silence = || TransportError::Lost { addr: addr.to_owned(), reason: "no answer".to_owned() };
+    async fn deliver(
+        &self,
+        addr: &str,
+        request: v1::PeerRequest,
+    ) -> Result<v1::PeerResponse, TransportError> {
+        let silence = || TransportError::Lost {
+            addr: addr.to_owned(),
+            reason: "no answer".to_owned(),
+        };
         let forever = std::future::pending::<Result<v1::PeerResponse, TransportError>>;
-        if self.network.travel(&self.from, addr, Some(self.life)).await.is_err() {
+        if self
+            .network
+            .travel(&self.from, addr, Some(self.life))
+            .await
+            .is_err()
+        {
             return forever().await;
         }
         let Some(node) = self.network.node(addr) else {
-            return Err(TransportError::Unreachable { addr: addr.to_owned(), reason: "down".to_owned() });
+            return Err(TransportError::Unreachable {
+                addr: addr.to_owned(),
+                reason: "down".to_owned(),
+            });
         };
         // The receiver handles it whether or not the sender still waits.
         let handled = tokio::spawn(Peers(node).handle(request));
@@ -155,7 +183,10 @@ impl Transport for SimTransport {
         async move {
             match tokio::time::timeout(timeout, this.deliver(&addr, request)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(TransportError::Lost { addr, reason: "timed out".to_owned() }),
+                Err(_) => Err(TransportError::Lost {
+                    addr,
+                    reason: "timed out".to_owned(),
+                }),
             }
         }
         .boxed()
@@ -168,17 +199,32 @@ impl Transport for SimTransport {
     ) -> BoxFuture<'static, Result<ViewStream, TransportError>> {
         let (this, addr) = (self.clone(), addr.to_owned());
         async move {
-            let silence = || TransportError::Lost { addr: addr.clone(), reason: "no answer".to_owned() };
-            let unreachable = || TransportError::Unreachable { addr: addr.clone(), reason: "down".to_owned() };
-            this.network.travel(&this.from, &addr, Some(this.life)).await.map_err(|()| silence())?;
+            let silence = || TransportError::Lost {
+                addr: addr.clone(),
+                reason: "no answer".to_owned(),
+            };
+            let unreachable = || TransportError::Unreachable {
+                addr: addr.clone(),
+                reason: "down".to_owned(),
+            };
+            this.network
+                .travel(&this.from, &addr, Some(this.life))
+                .await
+                .map_err(|()| silence())?;
             let node = this.network.node(&addr).ok_or_else(unreachable)?;
-            let pieces = Peers(node).serve_view(request).await.map_err(TransportError::Refused)?;
+            let pieces = Peers(node)
+                .serve_view(request)
+                .await
+                .map_err(TransportError::Refused)?;
             let pieces = stream::unfold((pieces, this, addr), |(mut pieces, this, addr)| async move {
                 let piece = pieces.next().await?;
                 let arrived = this.network.travel(&addr, &this.from, None).await;
                 let piece = match arrived {
                     Ok(()) => piece.map_err(TransportError::Refused),
-                    Err(()) => Err(TransportError::Lost { addr: addr.clone(), reason: "cut".to_owned() }),
+                    Err(()) => Err(TransportError::Lost {
+                        addr: addr.clone(),
+                        reason: "cut".to_owned(),
+                    }),
                 };
                 Some((piece, (pieces, this, addr)))
             });

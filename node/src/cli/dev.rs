@@ -69,7 +69,9 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     eprintln!("stopping");
     futures::future::join_all(nodes.into_iter().map(NodeProcess::stop_now)).await;
     if args.dir.is_none() {
-        RealDisk.remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
+        RealDisk
+            .remove_dir_all(&scratch)
+            .with_context(|| format!("removing {}", scratch.display()))?;
     }
     outcome
 }
@@ -108,7 +110,11 @@ async fn serve(
 }
 
 async fn make_cluster(addrs: &[String], shards: u32) -> anyhow::Result<()> {
-    let client = Client::builder().addrs(addrs.iter().cloned()).lazy().build().await?;
+    let client = Client::builder()
+        .addrs(addrs.iter().cloned())
+        .lazy()
+        .build()
+        .await?;
     let admin = client.admin().with_timeout(READY_MAX);
     match admin.init_cluster(shards, u32::from(NODES)).await {
         Ok(_) => {}
@@ -123,5 +129,7 @@ async fn make_cluster(addrs: &[String], shards: u32) -> anyhow::Result<()> {
             }
         }
     };
-    tokio::time::timeout(READY_MAX, ready).await.context("the cluster did not become healthy")
+    tokio::time::timeout(READY_MAX, ready)
+        .await
+        .context("the cluster did not become healthy")
 }

@@ -303,7 +303,16 @@ mod tests {
             &["verify", "postgres", "--url", "postgres://x/y", "--json"],
             &["demo", "--seed", "1"],
             &["dev", "--dir", "d", "--port", "7401"],
-            &["node", "start", "--data-dir", "d1", "--listen", "127.0.0.1:7301", "--join", "127.0.0.1:7301"],
+            &[
+                "node",
+                "start",
+                "--data-dir",
+                "d1",
+                "--listen",
+                "127.0.0.1:7301",
+                "--join",
+                "127.0.0.1:7301",
+            ],
             &["completion", "zsh"],
         ];
         for args in lines {

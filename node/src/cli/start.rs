@@ -24,7 +24,11 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
         Err(error) => return refuse(1, &error),
     };
     let options = config.options;
-    let (addr, zone, dir) = (options.addr.clone(), options.zone.clone(), options.data_dir.clone());
+    let (addr, zone, dir) = (
+        options.addr.clone(),
+        options.zone.clone(),
+        options.data_dir.clone(),
+    );
     let mut process = match NodeProcess::start(options, config.listen, config.http).await {
         Ok(process) => process,
         Err(error) => return refuse(1, &error),
@@ -68,7 +72,10 @@ impl Stopped {
     /// The system refuses a handler.
     pub(super) fn listen() -> std::io::Result<Self> {
         let terminated = signal(SignalKind::terminate())?;
-        Ok(Self { terminated, interrupted: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminated,
+            interrupted: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for either.

@@ -180,7 +180,10 @@ impl NodeArgs {
             log_level: Some(node.log_level),
             ..Settings::default()
         };
-        Self { config: None, settings }
+        Self {
+            config: None,
+            settings,
+        }
     }
 
     /// Reads the file if one is named, fills up with defaults and checks everything. Blocks for

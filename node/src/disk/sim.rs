@@ -118,7 +118,10 @@ impl SimDisk {
     /// The device for one life of a machine, until the next power cut.
     pub fn mount(&self) -> SharedDisk {
         let boot = self.0.lock().boot;
-        Arc::new(Mounted { disk: self.clone(), boot })
+        Arc::new(Mounted {
+            disk: self.clone(),
+            boot,
+        })
     }
 
     /// Cuts the power.
@@ -200,8 +203,12 @@ impl SimDisk {
 
     fn edit(&self, path: &Path, change: impl Fn(&mut Vec<u8>) -> bool) -> bool {
         let mut state = self.0.lock();
-        let Some(inode) = state.names.get(path).copied() else { return false };
-        let Some(inode) = state.inodes.get_mut(&inode) else { return false };
+        let Some(inode) = state.names.get(path).copied() else {
+            return false;
+        };
+        let Some(inode) = state.inodes.get_mut(&inode) else {
+            return false;
+        };
         change(&mut inode.durable) && change(&mut inode.current)
     }
 
@@ -209,7 +216,11 @@ impl SimDisk {
     pub fn files(&self) -> Vec<(PathBuf, usize)> {
         let state = self.0.lock();
         let len = |inode: &u64| state.inodes.get(inode).map_or(0, |inode| inode.current.len());
-        state.names.iter().map(|(path, inode)| (path.clone(), len(inode))).collect()
+        state
+            .names
+            .iter()
+            .map(|(path, inode)| (path.clone(), len(inode)))
+            .collect()
     }
 
     /// Another device with the same durable content.
@@ -260,7 +271,9 @@ impl Mounted {
     /// Runs `look` on the state of a machine that is on.
     fn with<T>(&self, look: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.disk.0.lock();
-        let off = state.power_off_after.is_some_and(|after| state.operations >= after);
+        let off = state
+            .power_off_after
+            .is_some_and(|after| state.operations >= after);
         match state.boot == self.boot && !off {
             true => look(&mut state),
             false => Err(power_lost()),
@@ -289,9 +302,18 @@ impl Disk for Mounted {
                 state.name_changes.push(NameChange::Set(path.to_owned(), inode));
                 Ok(inode)
             })?,
-            _ => self.with(|state| state.names.get(path).copied().ok_or(io::ErrorKind::NotFound.into()))?,
+            _ => self.with(|state| {
+                state
+                    .names
+                    .get(path)
+                    .copied()
+                    .ok_or(io::ErrorKind::NotFound.into())
+            })?,
         };
-        Ok(Arc::new(SimFile { mounted: self.clone(), inode }))
+        Ok(Arc::new(SimFile {
+            mounted: self.clone(),
+            inode,
+        }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -300,12 +322,29 @@ impl Disk for Mounted {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let files = state.names.iter().filter(|(path, _)| path.parent() == Some(dir)).filter_map(|(path, inode)| {
-                let len_bytes = state.inodes.get(inode).map_or(0, |inode| inode.current.len() as u64);
-                Some(DirEntry { name: name(path)?, is_dir: false, len_bytes })
-            });
+            let files = state
+                .names
+                .iter()
+                .filter(|(path, _)| path.parent() == Some(dir))
+                .filter_map(|(path, inode)| {
+                    let len_bytes = state
+                        .inodes
+                        .get(inode)
+                        .map_or(0, |inode| inode.current.len() as u64);
+                    Some(DirEntry {
+                        name: name(path)?,
+                        is_dir: false,
+                        len_bytes,
+                    })
+                });
             let dirs = state.dirs.iter().filter(|path| path.parent() == Some(dir));
-            let dirs = dirs.filter_map(|path| Some(DirEntry { name: name(path)?, is_dir: true, len_bytes: 0 }));
+            let dirs = dirs.filter_map(|path| {
+                Some(DirEntry {
+                    name: name(path)?,
+                    is_dir: true,
+                    len_bytes: 0,
+                })
+            });
             let mut entries: Vec<_> = files.chain(dirs).collect();
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(entries)
@@ -343,7 +382,12 @@ impl Disk for Mounted {
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
         self.change(|state| {
-            let below: Vec<PathBuf> = state.names.keys().filter(|path| path.starts_with(dir)).cloned().collect();
+            let below: Vec<PathBuf> = state
+                .names
+                .keys()
+                .filter(|path| path.starts_with(dir))
+                .cloned()
+                .collect();
             for path in below {
                 state.names.remove(&path);
                 state.name_changes.push(NameChange::Remove(path));
@@ -355,10 +399,13 @@ impl Disk for Mounted {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.change(|state| {
-            let (here, elsewhere): (Vec<_>, Vec<_>) =
-                state.name_changes.drain(..).partition(|change| change.path().parent() == Some(dir));
+            let (here, elsewhere): (Vec<_>, Vec<_>) = state
+                .name_changes
+                .drain(..)
+                .partition(|change| change.path().parent() == Some(dir));
             state.name_changes = elsewhere;
-            here.iter().for_each(|change| change.apply(&mut state.durable_names));
+            here.iter()
+                .for_each(|change| change.apply(&mut state.durable_names));
             Ok(())
         })
     }
@@ -372,7 +419,10 @@ impl Disk for Mounted {
             true => Ok(()),
             false => Err(io::ErrorKind::WouldBlock.into()),
         })?;
-        Ok(Box::new(DirLock { mounted: self.clone(), dir: dir.to_owned() }))
+        Ok(Box::new(DirLock {
+            mounted: self.clone(),
+            dir: dir.to_owned(),
+        }))
     }
 
     fn spawn(&self, job: Box<dyn FnOnce() + Send>) {
@@ -386,8 +436,12 @@ impl Disk for Mounted {
 
 fn rename_dir(state: &mut State, from: &Path, to: &Path) -> io::Result<()> {
     let moved = |path: &Path| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
-    let files: Vec<(PathBuf, u64)> =
-        state.names.iter().filter(|(path, _)| path.starts_with(from)).map(|(path, inode)| (path.clone(), *inode)).collect();
+    let files: Vec<(PathBuf, u64)> = state
+        .names
+        .iter()
+        .filter(|(path, _)| path.starts_with(from))
+        .map(|(path, inode)| (path.clone(), *inode))
+        .collect();
     for (path, inode) in files {
         let Some(target) = moved(&path) else { continue };
         state.names.remove(&path);
@@ -395,7 +449,12 @@ fn rename_dir(state: &mut State, from: &Path, to: &Path) -> io::Result<()> {
         state.name_changes.push(NameChange::Set(target, inode));
         state.name_changes.push(NameChange::Remove(path));
     }
-    let dirs: Vec<PathBuf> = state.dirs.iter().filter(|path| path.starts_with(from)).cloned().collect();
+    let dirs: Vec<PathBuf> = state
+        .dirs
+        .iter()
+        .filter(|path| path.starts_with(from))
+        .cloned()
+        .collect();
     for dir in dirs {
         state.dirs.remove(&dir);
         state.dirs.extend(moved(&dir));
@@ -417,7 +476,8 @@ impl Drop for DirLock {
 
 impl SimFile {
     fn with<T>(&self, look: impl FnOnce(&mut Inode) -> io::Result<T>) -> io::Result<T> {
-        self.mounted.with(|state| look(state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?))
+        self.mounted
+            .with(|state| look(state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?))
     }
 
     fn change(&self, change: Change) -> io::Result<()> {
@@ -444,7 +504,10 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(Change::Write { offset: offset as usize, data: data.to_vec() })
+        self.change(Change::Write {
+            offset: offset as usize,
+            data: data.to_vec(),
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -474,7 +537,9 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.change(Change::Resize { len: len_bytes as usize })
+        self.change(Change::Resize {
+            len: len_bytes as usize,
+        })
     }
 
     fn drop_cached(&self) -> io::Result<()> {

@@ -29,7 +29,11 @@ pub fn balance_leaders(statuses: &BTreeMap<NodeId, v1::NodeStatus>) -> Option<Le
         for (least, to) in receivers.iter().take_while(|(least, _)| least + 2 <= *most) {
             let _ = least;
             if let Some(shard_id) = movable(&statuses[from], &statuses[to]) {
-                return Some(LeaderMove { shard_id, from: *from, to: *to });
+                return Some(LeaderMove {
+                    shard_id,
+                    from: *from,
+                    to: *to,
+                });
             }
         }
     }
@@ -39,15 +43,18 @@ pub fn balance_leaders(statuses: &BTreeMap<NodeId, v1::NodeStatus>) -> Option<Le
 /// A shard that one leads and the other holds a trusted, nearly caught-up voter of.
 fn movable(from: &v1::NodeStatus, to: &v1::NodeStatus) -> Option<ShardId> {
     const LAG_MAX: u64 = 256;
-    from.replicas.iter().filter(|leader| leader.is_leader).find_map(|leader| {
-        let ready = to.replicas.iter().any(|replica| {
-            replica.shard_id == leader.shard_id
-                && replica.role() == v1::ReplicaRole::Voter
-                && replica.state == "trusted"
-                && leader.last_log_index.saturating_sub(replica.last_log_index) <= LAG_MAX
-        });
-        ready.then_some(leader.shard_id)
-    })
+    from.replicas
+        .iter()
+        .filter(|leader| leader.is_leader)
+        .find_map(|leader| {
+            let ready = to.replicas.iter().any(|replica| {
+                replica.shard_id == leader.shard_id
+                    && replica.role() == v1::ReplicaRole::Voter
+                    && replica.state == "trusted"
+                    && leader.last_log_index.saturating_sub(replica.last_log_index) <= LAG_MAX
+            });
+            ready.then_some(leader.shard_id)
+        })
 }
 
 #[cfg(test)]
@@ -63,7 +70,13 @@ mod tests {
                 state: "trusted".to_owned(),
                 ..Default::default()
             };
-            (*node, v1::NodeStatus { replicas: (1..=shards).map(replica).collect(), ..Default::default() })
+            (
+                *node,
+                v1::NodeStatus {
+                    replicas: (1..=shards).map(replica).collect(),
+                    ..Default::default()
+                },
+            )
         };
         leaders.iter().map(status).collect()
     }
@@ -71,12 +84,22 @@ mod tests {
     #[test]
     fn a_node_that_leads_nothing_is_given_a_shard() {
         let found = balance_leaders(&statuses(&[(1, &[1, 2, 3]), (2, &[4, 5]), (3, &[])], 5));
-        assert_eq!(found, Some(LeaderMove { shard_id: 1, from: 1, to: 3 }));
+        assert_eq!(
+            found,
+            Some(LeaderMove {
+                shard_id: 1,
+                from: 1,
+                to: 3
+            })
+        );
     }
 
     #[test]
     fn an_even_cluster_is_left_alone() {
-        assert_eq!(balance_leaders(&statuses(&[(1, &[1, 2]), (2, &[3]), (3, &[4])], 4)), None);
+        assert_eq!(
+            balance_leaders(&statuses(&[(1, &[1, 2]), (2, &[3]), (3, &[4])], 4)),
+            None
+        );
     }
 
     #[test]

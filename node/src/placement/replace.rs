@@ -47,7 +47,8 @@ impl Sightings {
         patience: Duration,
     ) -> Vec<Replacement> {
         let seen = missing(directory, statuses);
-        self.since.retain(|missing, _| seen.iter().any(|(seen, ..)| seen == missing));
+        self.since
+            .retain(|missing, _| seen.iter().any(|(seen, ..)| seen == missing));
         let mut due = Vec::new();
         for (missing, leader, to) in seen {
             let since = *self.since.entry(missing).or_insert(now);
@@ -68,9 +69,14 @@ fn missing(
     for (leader, shard) in led_shards(statuses) {
         let holders: BTreeSet<NodeId> = shard.replicas.iter().map(|replica| replica.node_id).collect();
         for replica in &shard.replicas {
-            let Some(to) = home(directory, statuses, &holders, shard.shard_id, replica) else { continue };
-            let missing =
-                Missing { shard_id: shard.shard_id, replica_id: replica.replica_id, node_id: replica.node_id };
+            let Some(to) = home(directory, statuses, &holders, shard.shard_id, replica) else {
+                continue;
+            };
+            let missing = Missing {
+                shard_id: shard.shard_id,
+                replica_id: replica.replica_id,
+                node_id: replica.node_id,
+            };
             found.push((missing, leader, to));
         }
     }
@@ -82,8 +88,12 @@ fn led_shards(statuses: &BTreeMap<NodeId, v1::NodeStatus>) -> Vec<(NodeId, &v1::
     let mut led: BTreeMap<ShardId, (u64, NodeId, &v1::ShardDescriptor)> = BTreeMap::new();
     for (node_id, status) in statuses {
         for replica in status.replicas.iter().filter(|replica| replica.is_leader) {
-            let Some(shard) = &replica.descriptor else { continue };
-            let newest = led.get(&replica.shard_id).is_none_or(|(term, ..)| *term < replica.term);
+            let Some(shard) = &replica.descriptor else {
+                continue;
+            };
+            let newest = led
+                .get(&replica.shard_id)
+                .is_none_or(|(term, ..)| *term < replica.term);
             if newest {
                 led.insert(replica.shard_id, (replica.term, *node_id, shard));
             }
@@ -100,13 +110,22 @@ fn home(
     shard_id: ShardId,
     replica: &v1::ReplicaDescriptor,
 ) -> Option<v1::NodeDescriptor> {
-    let node = directory.nodes.iter().find(|node| node.node_id == replica.node_id)?;
+    let node = directory
+        .nodes
+        .iter()
+        .find(|node| node.node_id == replica.node_id)?;
     if node.retired {
         // Its successor at the same address first, else any node that holds nothing of the shard.
         let free = |candidate: &&v1::NodeDescriptor| {
-            !candidate.retired && !holders.contains(&candidate.node_id) && statuses.contains_key(&candidate.node_id)
+            !candidate.retired
+                && !holders.contains(&candidate.node_id)
+                && statuses.contains_key(&candidate.node_id)
         };
-        let same_place = directory.nodes.iter().filter(free).find(|candidate| candidate.addr == node.addr);
+        let same_place = directory
+            .nodes
+            .iter()
+            .filter(free)
+            .find(|candidate| candidate.addr == node.addr);
         return same_place.or_else(|| directory.nodes.iter().find(free)).cloned();
     }
     let status = statuses.get(&replica.node_id)?;
@@ -123,7 +142,10 @@ pub fn forgotten(statuses: &BTreeMap<NodeId, v1::NodeStatus>) -> Vec<Missing> {
         for (node_id, status) in statuses.iter().filter(|(node_id, _)| **node_id != leader) {
             let strays = status.replicas.iter().filter(|replica| {
                 replica.shard_id == shard.shard_id
-                    && !shard.replicas.iter().any(|member| member.replica_id == replica.replica_id)
+                    && !shard
+                        .replicas
+                        .iter()
+                        .any(|member| member.replica_id == replica.replica_id)
             });
             found.extend(strays.map(|replica| Missing {
                 shard_id: replica.shard_id,
@@ -142,7 +164,11 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(3);
 
     fn member(replica_id: u64, node_id: u64) -> v1::ReplicaDescriptor {
-        v1::ReplicaDescriptor { replica_id, node_id, ..Default::default() }
+        v1::ReplicaDescriptor {
+            replica_id,
+            node_id,
+            ..Default::default()
+        }
     }
 
     fn status(replicas: &[(u64, bool)], shard: &v1::ShardDescriptor) -> v1::NodeStatus {
@@ -154,45 +180,75 @@ mod tests {
             descriptor: Some(shard.clone()),
             ..Default::default()
         };
-        v1::NodeStatus { replicas: replicas.iter().map(replica).collect(), ..Default::default() }
+        v1::NodeStatus {
+            replicas: replicas.iter().map(replica).collect(),
+            ..Default::default()
+        }
     }
 
     fn cluster() -> (v1::Directory, v1::ShardDescriptor) {
-        let node = |node_id: u64| v1::NodeDescriptor { node_id, addr: format!("n{node_id}"), ..Default::default() };
+        let node = |node_id: u64| v1::NodeDescriptor {
+            node_id,
+            addr: format!("n{node_id}"),
+            ..Default::default()
+        };
         let shard = v1::ShardDescriptor {
             shard_id: 5,
             replicas: vec![member(1, 1), member(2, 2), member(3, 3)],
             ..Default::default()
         };
-        (v1::Directory { nodes: (1..=3).map(node).collect(), ..Default::default() }, shard)
+        (
+            v1::Directory {
+                nodes: (1..=3).map(node).collect(),
+                ..Default::default()
+            },
+            shard,
+        )
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_its_node_does_not_run_is_replaced_after_patience() {
         let (directory, shard) = cluster();
-        let statuses =
-            BTreeMap::from([(1, status(&[(1, true)], &shard)), (2, status(&[(2, false)], &shard)), (3, status(&[], &shard))]);
+        let statuses = BTreeMap::from([
+            (1, status(&[(1, true)], &shard)),
+            (2, status(&[(2, false)], &shard)),
+            (3, status(&[], &shard)),
+        ]);
         let mut sightings = Sightings::default();
         let now = crate::clock::now();
         assert!(sightings.look(&directory, &statuses, now, PATIENCE).is_empty());
         let due = sightings.look(&directory, &statuses, now + PATIENCE, PATIENCE);
         assert_eq!(due.len(), 1);
-        assert_eq!((due[0].missing.replica_id, due[0].leader, due[0].to.node_id), (3, 1, 3));
+        assert_eq!(
+            (due[0].missing.replica_id, due[0].leader, due[0].to.node_id),
+            (3, 1, 3)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_node_is_not_a_lost_one() {
         let (directory, shard) = cluster();
-        let statuses = BTreeMap::from([(1, status(&[(1, true)], &shard)), (2, status(&[(2, false)], &shard))]);
+        let statuses = BTreeMap::from([
+            (1, status(&[(1, true)], &shard)),
+            (2, status(&[(2, false)], &shard)),
+        ]);
         let now = crate::clock::now();
-        assert!(Sightings::default().look(&directory, &statuses, now, Duration::ZERO).is_empty());
+        assert!(
+            Sightings::default()
+                .look(&directory, &statuses, now, Duration::ZERO)
+                .is_empty()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_retired_nodes_replicas_move_to_its_successor() {
         let (mut directory, shard) = cluster();
         directory.nodes[2].retired = true;
-        directory.nodes.push(v1::NodeDescriptor { node_id: 4, addr: "n3".into(), ..Default::default() });
+        directory.nodes.push(v1::NodeDescriptor {
+            node_id: 4,
+            addr: "n3".into(),
+            ..Default::default()
+        });
         let statuses = BTreeMap::from([(1, status(&[(1, true)], &shard)), (4, status(&[], &shard))]);
         let due = Sightings::default().look(&directory, &statuses, crate::clock::now(), Duration::ZERO);
         assert_eq!(due.iter().map(|due| due.to.node_id).collect::<Vec<_>>(), [4]);
@@ -201,7 +257,17 @@ mod tests {
     #[test]
     fn a_replica_no_leader_counts_is_forgotten() {
         let (_, shard) = cluster();
-        let statuses = BTreeMap::from([(1, status(&[(1, true)], &shard)), (3, status(&[(9, false)], &shard))]);
-        assert_eq!(forgotten(&statuses), [Missing { shard_id: 5, replica_id: 9, node_id: 3 }]);
+        let statuses = BTreeMap::from([
+            (1, status(&[(1, true)], &shard)),
+            (3, status(&[(9, false)], &shard)),
+        ]);
+        assert_eq!(
+            forgotten(&statuses),
+            [Missing {
+                shard_id: 5,
+                replica_id: 9,
+                node_id: 3
+            }]
+        );
     }
 }

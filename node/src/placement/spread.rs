@@ -17,15 +17,24 @@ fn replica(replica_id: u64, node: &v1::NodeDescriptor) -> v1::ReplicaDescriptor 
 /// Picks nodes in the order given, one per zone as long as there are zones left.
 fn pick<'a>(ordered: &[&'a v1::NodeDescriptor], count: usize) -> Vec<&'a v1::NodeDescriptor> {
     let mut zones = BTreeSet::new();
-    let (fresh, rest): (Vec<_>, Vec<_>) = ordered.iter().copied().partition(|node| zones.insert(node.zone.as_str()));
+    let (fresh, rest): (Vec<_>, Vec<_>) = ordered
+        .iter()
+        .copied()
+        .partition(|node| zones.insert(node.zone.as_str()));
     fresh.into_iter().chain(rest).take(count).collect()
 }
 
 /// Replicas of a newborn cluster's shard: nodes take turns, beginning at `turn`. The first
 /// replica is the one that tends to lead.
 pub fn spread(nodes: &[v1::NodeDescriptor], count: usize, turn: usize) -> Vec<v1::ReplicaDescriptor> {
-    let ordered: Vec<_> = (0..nodes.len()).map(|offset| &nodes[(turn + offset) % nodes.len()]).collect();
-    pick(&ordered, count).into_iter().enumerate().map(|(position, node)| replica(position as u64 + 1, node)).collect()
+    let ordered: Vec<_> = (0..nodes.len())
+        .map(|offset| &nodes[(turn + offset) % nodes.len()])
+        .collect();
+    pick(&ordered, count)
+        .into_iter()
+        .enumerate()
+        .map(|(position, node)| replica(position as u64 + 1, node))
+        .collect()
 }
 
 /// How many replicas each node holds, and how many of them come first in their shard.
@@ -59,7 +68,11 @@ pub fn spread_least_loaded(
         entry.0 += 1;
         entry.1 += usize::from(position == 0);
     }
-    picked.into_iter().enumerate().map(|(position, node)| replica(position as u64 + 1, node)).collect()
+    picked
+        .into_iter()
+        .enumerate()
+        .map(|(position, node)| replica(position as u64 + 1, node))
+        .collect()
 }
 
 #[cfg(test)]
@@ -82,7 +95,11 @@ mod tests {
     #[test]
     fn zones_come_before_nodes() {
         assert_eq!(ids(&spread(&nodes(&["a", "a", "b", "c"]), 3, 0)), [1, 3, 4]);
-        assert_eq!(ids(&spread(&nodes(&["a", "a", "a"]), 3, 1)), [2, 3, 1], "one zone: distinct nodes will do");
+        assert_eq!(
+            ids(&spread(&nodes(&["a", "a", "a"]), 3, 1)),
+            [2, 3, 1],
+            "one zone: distinct nodes will do"
+        );
     }
 
     #[test]

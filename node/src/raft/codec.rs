@@ -21,15 +21,21 @@ pub(crate) fn invalid(what: impl std::fmt::Display) -> io::Error {
 
 /// A membership as it is stored and sent.
 pub fn encode_membership(membership: &RaftMembership) -> v1::Membership {
-    let configs = membership.get_joint_config().iter().map(|voters| v1::membership::ReplicaIds {
-        replica_ids: voters.iter().copied().collect(),
-    });
+    let configs = membership
+        .get_joint_config()
+        .iter()
+        .map(|voters| v1::membership::ReplicaIds {
+            replica_ids: voters.iter().copied().collect(),
+        });
     let members = membership.nodes().map(|(replica_id, node)| v1::Member {
         replica_id: *replica_id,
         node_id: node.node_id,
         addr: node.addr.clone(),
     });
-    v1::Membership { configs: configs.collect(), members: members.collect() }
+    v1::Membership {
+        configs: configs.collect(),
+        members: members.collect(),
+    }
 }
 
 /// Reads what [`encode_membership`] wrote.
@@ -37,12 +43,23 @@ pub fn encode_membership(membership: &RaftMembership) -> v1::Membership {
 /// # Errors
 /// Fails on a membership no leader wrote: a voter without an address, an empty set.
 pub fn decode_membership(membership: &v1::Membership) -> io::Result<RaftMembership> {
-    let configs: Vec<BTreeSet<u64>> =
-        membership.configs.iter().map(|config| config.replica_ids.iter().copied().collect()).collect();
+    let configs: Vec<BTreeSet<u64>> = membership
+        .configs
+        .iter()
+        .map(|config| config.replica_ids.iter().copied().collect())
+        .collect();
     let nodes: BTreeMap<u64, PeerNode> = membership
         .members
         .iter()
-        .map(|member| (member.replica_id, PeerNode { node_id: member.node_id, addr: member.addr.clone() }))
+        .map(|member| {
+            (
+                member.replica_id,
+                PeerNode {
+                    node_id: member.node_id,
+                    addr: member.addr.clone(),
+                },
+            )
+        })
         .collect();
     RaftMembership::new(configs, nodes).map_err(invalid)
 }
@@ -65,7 +82,11 @@ pub(crate) fn encode_stored_membership(stored: &RaftStoredMembership) -> v1::Sto
 }
 
 pub(crate) fn vote_to_wal(vote: &RaftVote) -> Vote {
-    Vote { term: vote.leader_id.term, voted_for: vote.leader_id.voted_for, committed: vote.committed }
+    Vote {
+        term: vote.leader_id.term,
+        voted_for: vote.leader_id.voted_for,
+        committed: vote.committed,
+    }
 }
 
 pub(crate) fn vote_from_wal(vote: Vote) -> RaftVote {
@@ -76,12 +97,20 @@ pub(crate) fn vote_from_wal(vote: Vote) -> RaftVote {
 }
 
 pub(crate) fn vote_to_wire(vote: &RaftVote) -> v1::Vote {
-    v1::Vote { term: vote.leader_id.term, voted_for: vote.leader_id.voted_for, committed: vote.committed }
+    v1::Vote {
+        term: vote.leader_id.term,
+        voted_for: vote.leader_id.voted_for,
+        committed: vote.committed,
+    }
 }
 
 pub(crate) fn vote_from_wire(vote: Option<v1::Vote>) -> io::Result<RaftVote> {
     let vote = vote.ok_or_else(|| invalid("a message without a vote"))?;
-    Ok(vote_from_wal(Vote { term: vote.term, voted_for: vote.voted_for, committed: vote.committed }))
+    Ok(vote_from_wal(Vote {
+        term: vote.term,
+        voted_for: vote.voted_for,
+        committed: vote.committed,
+    }))
 }
 
 pub(crate) fn id_to_wire(id: Option<RaftLogId>) -> Option<v1::LogId> {
@@ -97,11 +126,16 @@ pub(crate) fn entry_to_wal(entry: &RaftEntry) -> WalEntry {
     let (kind, payload) = match &entry.payload {
         EntryPayload::Blank => (EntryKind::Blank, Bytes::new()),
         EntryPayload::Normal(command) => (EntryKind::Normal, command.encoded().clone()),
-        EntryPayload::Membership(membership) => {
-            (EntryKind::Membership, encode_membership(membership).encode_to_vec().into())
-        }
+        EntryPayload::Membership(membership) => (
+            EntryKind::Membership,
+            encode_membership(membership).encode_to_vec().into(),
+        ),
     };
-    WalEntry { log_id: entry.log_id.into(), kind, payload }
+    WalEntry {
+        log_id: entry.log_id.into(),
+        kind,
+        payload,
+    }
 }
 
 pub(crate) fn entry_from_wal(entry: WalEntry) -> io::Result<RaftEntry> {
@@ -113,7 +147,10 @@ pub(crate) fn entry_from_wal(entry: WalEntry) -> io::Result<RaftEntry> {
             EntryPayload::Membership(decode_membership(&membership)?)
         }
     };
-    Ok(RaftEntry { log_id: entry.log_id.into(), payload })
+    Ok(RaftEntry {
+        log_id: entry.log_id.into(),
+        payload,
+    })
 }
 
 /// An entry as it is sent.
@@ -123,7 +160,10 @@ pub fn entry_to_wire(entry: &RaftEntry) -> v1::Entry {
         EntryPayload::Normal(command) => v1::entry::Payload::Normal(command.encoded().clone()),
         EntryPayload::Membership(membership) => v1::entry::Payload::Membership(encode_membership(membership)),
     };
-    v1::Entry { log_id: Some(LogId::from(entry.log_id).into()), payload: Some(payload) }
+    v1::Entry {
+        log_id: Some(LogId::from(entry.log_id).into()),
+        payload: Some(payload),
+    }
 }
 
 /// Reads what [`entry_to_wire`] wrote.
@@ -131,11 +171,22 @@ pub fn entry_to_wire(entry: &RaftEntry) -> v1::Entry {
 /// # Errors
 /// Fails on an entry no node of a known release sent.
 pub fn entry_from_wire(entry: v1::Entry) -> io::Result<RaftEntry> {
-    let log_id: LogId = entry.log_id.ok_or_else(|| invalid("an entry without a log id"))?.into();
-    let payload = match entry.payload.ok_or_else(|| invalid("an entry without a payload"))? {
+    let log_id: LogId = entry
+        .log_id
+        .ok_or_else(|| invalid("an entry without a log id"))?
+        .into();
+    let payload = match entry
+        .payload
+        .ok_or_else(|| invalid("an entry without a payload"))?
+    {
         v1::entry::Payload::Blank(_) => EntryPayload::Blank,
         v1::entry::Payload::Normal(body) => EntryPayload::Normal(Command::decode(body).map_err(invalid)?),
-        v1::entry::Payload::Membership(membership) => EntryPayload::Membership(decode_membership(&membership)?),
+        v1::entry::Payload::Membership(membership) => {
+            EntryPayload::Membership(decode_membership(&membership)?)
+        }
     };
-    Ok(RaftEntry { log_id: log_id.into(), payload })
+    Ok(RaftEntry {
+        log_id: log_id.into(),
+        payload,
+    })
 }

@@ -17,7 +17,11 @@ pub struct RaftTimes {
 
 impl Default for RaftTimes {
     fn default() -> Self {
-        Self { heartbeat_interval_ms: 300, election_timeout_min_ms: 1_000, election_timeout_max_ms: 1_800 }
+        Self {
+            heartbeat_interval_ms: 300,
+            election_timeout_min_ms: 1_000,
+            election_timeout_max_ms: 1_800,
+        }
     }
 }
 

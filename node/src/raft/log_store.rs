@@ -27,7 +27,10 @@ impl LogStore {
     /// The log of a replica. `committed_at_start` is reported instead of what the WAL
     /// remembers as committed, if given.
     pub fn new(group: WalGroup, committed_at_start: Option<LogId>) -> Self {
-        Self { group, committed_at_start }
+        Self {
+            group,
+            committed_at_start,
+        }
     }
 
     async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
@@ -74,7 +77,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let purged = self.group.purged().map(RaftLogId::from);
         let last = self.group.last().map(RaftLogId::from);
-        Ok(LogState { last_purged_log_id: purged, last_log_id: last.or(purged) })
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: last.or(purged),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -96,7 +102,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let committed = self.committed_at_start.or_else(|| self.group.committed());
         // What was lost of the lazily written mark is learnt again from the leader; a mark
         // beyond the log would make openraft look for entries that were never durable here.
-        Ok(committed.min(self.group.last().or(self.group.purged())).map(RaftLogId::from))
+        Ok(committed
+            .min(self.group.last().or(self.group.purged()))
+            .map(RaftLogId::from))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -105,7 +113,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| entry_to_wal(&entry)).collect();
-        self.group.append(entries, Box::new(move |result| callback.io_completed(result)))
+        self.group
+            .append(entries, Box::new(move |result| callback.io_completed(result)))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> io::Result<()> {

@@ -43,7 +43,11 @@ impl ReplicaMark {
     /// As the WAL keeps it.
     pub fn encode(&self) -> Bytes {
         let tree = self.tree.as_ref().map(Mark::encode).unwrap_or_default();
-        let record = MarkRecord { control: Some(self.control.clone()), tree, generation: self.generation };
+        let record = MarkRecord {
+            control: Some(self.control.clone()),
+            tree,
+            generation: self.generation,
+        };
         record.encode_to_vec().into()
     }
 
@@ -58,6 +62,10 @@ impl ReplicaMark {
             true => None,
             false => Some(Mark::decode(&record.tree).map_err(|error| error.to_string())?),
         };
-        Ok(Self { control, tree, generation: record.generation })
+        Ok(Self {
+            control,
+            tree,
+            generation: record.generation,
+        })
     }
 }

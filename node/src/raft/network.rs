@@ -8,16 +8,16 @@ use std::time::Duration;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1::{self, raft_request, raft_response};
 
 use super::codec::{
-    RaftStoredMembership, decode_stored_membership, encode_stored_membership, entry_from_wire, entry_to_wire, id_from_wire, id_to_wire, invalid, vote_from_wire,
-    vote_to_wire,
+    RaftStoredMembership, decode_stored_membership, encode_stored_membership, entry_from_wire, entry_to_wire,
+    id_from_wire, id_to_wire, invalid, vote_from_wire, vote_to_wire,
 };
 use super::state_machine::SnapshotData;
 use super::transport::{SharedTransport, TransportError};
@@ -59,7 +59,12 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerClient;
 
     async fn new_client(&mut self, target: ReplicaId, node: &PeerNode) -> PeerClient {
-        PeerClient { network: self.clone(), to: target, addr: node.addr.clone(), matched: None }
+        PeerClient {
+            network: self.clone(),
+            to: target,
+            addr: node.addr.clone(),
+            matched: None,
+        }
     }
 }
 
@@ -85,7 +90,12 @@ impl PeerClient {
             from_node_id: self.network.node_id,
             body: Some(v1::peer_request::Body::Raft(raft)),
         };
-        let response = self.network.transport.call(&self.addr, request, timeout).await.map_err(rpc_error)?;
+        let response = self
+            .network
+            .transport
+            .call(&self.addr, request, timeout)
+            .await
+            .map_err(rpc_error)?;
         match response.body {
             Some(v1::peer_response::Body::Raft(v1::RaftResponse { body: Some(body) })) => Ok(body),
             Some(v1::peer_response::Body::Error(error)) => Err(unreachable_because(&error.message)),
@@ -98,7 +108,9 @@ impl PeerClient {
         let lost = matches!((self.matched, prev), (Some(matched), Some(prev)) if prev.index <= matched.index);
         if lost {
             self.network.events.lost_log(self.to);
-            return Err(unreachable_because("the replica lost its log and is being replaced"));
+            return Err(unreachable_because(
+                "the replica lost its log and is being replaced",
+            ));
         }
         Ok(())
     }
@@ -125,7 +137,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             return Err(network_error(&invalid("not an append's answer")));
         };
         use v1::append_entries_response::Result as Answer;
-        let answer = answer.result.ok_or_else(|| network_error(&invalid("an empty append's answer")))?;
+        let answer = answer
+            .result
+            .ok_or_else(|| network_error(&invalid("an empty append's answer")))?;
         Ok(match answer {
             Answer::Success(_) => {
                 self.matched = self.matched.max(last);
@@ -146,15 +160,29 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         })
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
-        match self.call(raft_request::Body::Vote(vote_request(&rpc)), option.hard_ttl()).await? {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        match self
+            .call(raft_request::Body::Vote(vote_request(&rpc)), option.hard_ttl())
+            .await?
+        {
             raft_response::Body::Vote(answer) => vote_response(answer),
             _ => Err(network_error(&invalid("not a vote's answer"))),
         }
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
-        match self.call(raft_request::Body::PreVote(vote_request(&rpc)), option.hard_ttl()).await? {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        match self
+            .call(raft_request::Body::PreVote(vote_request(&rpc)), option.hard_ttl())
+            .await?
+        {
             raft_response::Body::PreVote(answer) => vote_response(answer),
             _ => Err(network_error(&invalid("not a pre-vote's answer"))),
         }
@@ -208,7 +236,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         });
         match self.call(body, option.hard_ttl()).await? {
             raft_response::Body::TransferLeader(answer) if answer.accepted => Ok(Ok(())),
-            raft_response::Body::TransferLeader(_) => Err(unreachable_because("the transfer was not accepted")),
+            raft_response::Body::TransferLeader(_) => {
+                Err(unreachable_because("the transfer was not accepted"))
+            }
             _ => Err(network_error(&invalid("not a transfer's answer"))),
         }
     }
@@ -224,7 +254,11 @@ fn vote_request(rpc: &VoteRequest<TypeConfig>) -> v1::VoteRequest {
 
 fn vote_response(answer: v1::VoteResponse) -> Rpc<VoteResponse<TypeConfig>> {
     let vote = vote_from_wire(answer.vote).map_err(|error| network_error(&error))?;
-    Ok(VoteResponse::new(vote, id_from_wire(answer.last_log_id), answer.granted))
+    Ok(VoteResponse::new(
+        vote,
+        id_from_wire(answer.last_log_id),
+        answer.granted,
+    ))
 }
 
 fn network_error(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
@@ -252,7 +286,11 @@ pub async fn handle_message(raft: &Raft, body: raft_request::Body) -> io::Result
     let stopped = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     match body {
         raft_request::Body::Append(rpc) => {
-            let entries = rpc.entries.into_iter().map(entry_from_wire).collect::<io::Result<Vec<_>>>()?;
+            let entries = rpc
+                .entries
+                .into_iter()
+                .map(entry_from_wire)
+                .collect::<io::Result<Vec<_>>>()?;
             let request = AppendEntriesRequest {
                 vote: vote_from_wire(rpc.vote)?,
                 prev_log_id: id_from_wire(rpc.prev_log_id),
@@ -260,29 +298,49 @@ pub async fn handle_message(raft: &Raft, body: raft_request::Body) -> io::Result
                 leader_commit: id_from_wire(rpc.leader_commit),
             };
             use v1::append_entries_response::Result as Answer;
-            let answer = match raft.append_entries(request).await.map_err(|error| stopped(&error))? {
+            let answer = match raft
+                .append_entries(request)
+                .await
+                .map_err(|error| stopped(&error))?
+            {
                 AppendEntriesResponse::Success => Answer::Success(v1::Blank {}),
                 AppendEntriesResponse::PartialSuccess(matching) => {
-                    Answer::PartialSuccess(v1::PartialSuccess { matching: id_to_wire(matching) })
+                    Answer::PartialSuccess(v1::PartialSuccess {
+                        matching: id_to_wire(matching),
+                    })
                 }
                 AppendEntriesResponse::Conflict => Answer::Conflict(v1::Blank {}),
                 AppendEntriesResponse::HigherVote(vote) => Answer::HigherVote(vote_to_wire(&vote)),
             };
-            Ok(raft_response::Body::Append(v1::AppendEntriesResponse { result: Some(answer) }))
+            Ok(raft_response::Body::Append(v1::AppendEntriesResponse {
+                result: Some(answer),
+            }))
         }
         raft_request::Body::Vote(rpc) => {
-            let answer = raft.vote(wire_vote_request(rpc)?).await.map_err(|error| stopped(&error))?;
+            let answer = raft
+                .vote(wire_vote_request(rpc)?)
+                .await
+                .map_err(|error| stopped(&error))?;
             Ok(raft_response::Body::Vote(wire_vote_response(answer)))
         }
         raft_request::Body::PreVote(rpc) => {
-            let answer = raft.pre_vote(wire_vote_request(rpc)?).await.map_err(|error| stopped(&error))?;
+            let answer = raft
+                .pre_vote(wire_vote_request(rpc)?)
+                .await
+                .map_err(|error| stopped(&error))?;
             Ok(raft_response::Body::PreVote(wire_vote_response(answer)))
         }
         raft_request::Body::TransferLeader(rpc) => {
             let from = vote_from_wire(rpc.from_leader)?;
             let request = TransferLeaderRequest::new(from, rpc.to_replica_id, id_from_wire(rpc.last_log_id));
-            let accepted = raft.handle_transfer_leader(request).await.map_err(|error| stopped(&error))?.is_ok();
-            Ok(raft_response::Body::TransferLeader(v1::TransferLeaderReply { accepted }))
+            let accepted = raft
+                .handle_transfer_leader(request)
+                .await
+                .map_err(|error| stopped(&error))?
+                .is_ok();
+            Ok(raft_response::Body::TransferLeader(v1::TransferLeaderReply {
+                accepted,
+            }))
         }
         raft_request::Body::Snapshot(_) | raft_request::Body::ReadIndex(_) => {
             Err(invalid("a message the replica answers itself"))
@@ -312,11 +370,18 @@ fn wire_vote_response(answer: VoteResponse<TypeConfig>) -> v1::VoteResponse {
 /// The offer is incomplete.
 pub fn offered(offer: &v1::SnapshotOffer) -> io::Result<(RaftVote, Option<RaftLogId>, RaftStoredMembership)> {
     let vote = vote_from_wire(offer.vote)?;
-    let membership = offer.membership.as_ref().map(decode_stored_membership).transpose()?.unwrap_or_default();
+    let membership = offer
+        .membership
+        .as_ref()
+        .map(decode_stored_membership)
+        .transpose()?
+        .unwrap_or_default();
     Ok((vote, id_from_wire(offer.last_log_id), membership))
 }
 
 /// The answer to a snapshot offer.
 pub fn snapshot_response(response: &SnapshotResponse<TypeConfig>) -> v1::SnapshotResponse {
-    v1::SnapshotResponse { vote: Some(vote_to_wire(&response.vote)) }
+    v1::SnapshotResponse {
+        vote: Some(vote_to_wire(&response.vote)),
+    }
 }

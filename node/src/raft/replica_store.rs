@@ -98,16 +98,37 @@ impl ReplicaStore {
     /// Only what leaves no applied state to go on from: the record itself cannot be read, or no
     /// tree can be created.
     pub async fn open(parts: StoreParts, birth: &v1::CreateReplicaRequest) -> io::Result<Arc<Self>> {
-        let mark = parts.group.mark().map(ReplicaMark::decode).transpose().map_err(other)?;
+        let mark = parts
+            .group
+            .mark()
+            .map(ReplicaMark::decode)
+            .transpose()
+            .map_err(other)?;
         let newest_folder = Self::newest_generation(&parts)?;
         let (control, tree, generation, marked) = match mark {
             None => {
-                let descriptor = birth.descriptor.as_ref().ok_or_else(|| other("birth record without a shard"))?;
+                let descriptor = birth
+                    .descriptor
+                    .as_ref()
+                    .ok_or_else(|| other("birth record without a shard"))?;
                 let generation = newest_folder + 1;
-                let tree = parts.storage.create(Self::tree_id(&parts, generation)).await.map_err(other)?;
-                (Control::new(descriptor, birth.first_version), Some(tree), generation, None)
+                let tree = parts
+                    .storage
+                    .create(Self::tree_id(&parts, generation))
+                    .await
+                    .map_err(other)?;
+                (
+                    Control::new(descriptor, birth.first_version),
+                    Some(tree),
+                    generation,
+                    None,
+                )
             }
-            Some(ReplicaMark { control, tree, generation }) => {
+            Some(ReplicaMark {
+                control,
+                tree,
+                generation,
+            }) => {
                 let generation = generation.max(newest_folder);
                 match Self::open_tree(&parts, tree.as_ref(), &control).await {
                     Some((tree, applied_control)) => (applied_control, Some(tree), generation, Some(control)),
@@ -115,12 +136,22 @@ impl ReplicaStore {
                 }
             }
         };
-        let trust = if tree.is_some() { Trust::Trusted } else { Trust::Refilling };
+        let trust = if tree.is_some() {
+            Trust::Trusted
+        } else {
+            Trust::Refilling
+        };
         let store = Self {
             applied: watch::Sender::new(control.applied()),
             trust: watch::Sender::new(trust),
             hold_after: watch::Sender::new(u64::MAX),
-            state: Mutex::new(State { control, tree, generation, marked, refill: None }),
+            state: Mutex::new(State {
+                control,
+                tree,
+                generation,
+                marked,
+                refill: None,
+            }),
             checkpointing: tokio::sync::Mutex::new(()),
             parts,
         };
@@ -144,7 +175,9 @@ impl ReplicaStore {
         };
         let control = v1::ControlState::decode(&opened.control[..]).map(Control::decode);
         match control {
-            Ok(control) if control.applied() >= recorded.applied.map(LogId::from) => Some((opened.tree, control)),
+            Ok(control) if control.applied() >= recorded.applied.map(LogId::from) => {
+                Some((opened.tree, control))
+            }
             _ => {
                 Self::report(parts, "control row does not fit the log's record", "refill");
                 None
@@ -153,7 +186,11 @@ impl ReplicaStore {
     }
 
     fn report(parts: &StoreParts, what: &str, action: &str) {
-        let kind = if what.contains("missing") { "missing" } else { "checksum" };
+        let kind = if what.contains("missing") {
+            "missing"
+        } else {
+            "checksum"
+        };
         parts.health.damaged(v1::DamageEvent {
             shard_id: parts.id.shard_id,
             replica_id: parts.id.replica_id,
@@ -166,7 +203,11 @@ impl ReplicaStore {
     }
 
     fn tree_id(parts: &StoreParts, generation: u64) -> TreeId {
-        TreeId { shard_id: parts.id.shard_id, replica_id: parts.id.replica_id, generation }
+        TreeId {
+            shard_id: parts.id.shard_id,
+            replica_id: parts.id.replica_id,
+            generation,
+        }
     }
 
     fn folders(parts: &StoreParts) -> io::Result<Vec<TreeId>> {
@@ -176,7 +217,11 @@ impl ReplicaStore {
     }
 
     fn newest_generation(parts: &StoreParts) -> io::Result<u64> {
-        Ok(Self::folders(parts)?.iter().map(|id| id.generation).max().unwrap_or(0))
+        Ok(Self::folders(parts)?
+            .iter()
+            .map(|id| id.generation)
+            .max()
+            .unwrap_or(0))
     }
 
     /// Removes folders of trees that no record names any more.
@@ -186,7 +231,9 @@ impl ReplicaStore {
             let refill = state.refill.as_ref().map(|refill| refill.tree.id());
             [state.tree.as_ref().map(Tree::id), refill]
         };
-        let Ok(folders) = Self::folders(&self.parts) else { return };
+        let Ok(folders) = Self::folders(&self.parts) else {
+            return;
+        };
         for id in folders.into_iter().filter(|id| !current.contains(&Some(*id))) {
             if let Err(error) = self.parts.storage.remove(id).await {
                 tracing::warn!(%error, ?id, "an old tree could not be removed");
@@ -224,7 +271,10 @@ impl ReplicaStore {
                 Applied::NotDone => EntryOutcome::NotDone,
                 Applied::Done(changes) => {
                     let last_version = state.control.last_version();
-                    let failed = state.tree.as_ref().and_then(|tree| write(tree, last_version, changes).err());
+                    let failed = state
+                        .tree
+                        .as_ref()
+                        .and_then(|tree| write(tree, last_version, changes).err());
                     if let Some(error) = failed {
                         self.set_aside_locked(&mut state, &error);
                     }
@@ -266,7 +316,11 @@ impl ReplicaStore {
         let record = {
             let state = self.state.lock();
             let control = state.control.encode_without_tokens();
-            ReplicaMark { control, tree: None, generation: state.generation }
+            ReplicaMark {
+                control,
+                tree: None,
+                generation: state.generation,
+            }
         };
         self.parts.group.put_mark(record.encode()).await
     }
@@ -306,7 +360,9 @@ impl ReplicaStore {
         let _one_at_a_time = self.checkpointing.lock().await;
         let record = {
             let mut state = self.state.lock();
-            let Some(refill) = &state.refill else { return Ok(()) };
+            let Some(refill) = &state.refill else {
+                return Ok(());
+            };
             if refill.control.applied() != state.control.applied() {
                 return Ok(());
             }
@@ -327,7 +383,9 @@ impl ReplicaStore {
         self.parts.group.put_mark(record.encode()).await?;
         {
             let mut state = self.state.lock();
-            let Some(refill) = state.refill.take() else { return Ok(()) };
+            let Some(refill) = state.refill.take() else {
+                return Ok(());
+            };
             state.control = refill.control;
             state.tree = Some(refill.tree);
             state.marked = Some(record.control);
@@ -373,16 +431,30 @@ impl ReplicaStore {
         let _one_at_a_time = self.checkpointing.lock().await;
         let (tree, sealed, control, applied, generation) = {
             let mut state = self.state.lock();
-            let Some(tree) = state.tree.clone() else { return Ok(CheckpointOutcome::Untrusted) };
-            let Some(applied) = state.control.applied() else { return Ok(CheckpointOutcome::Unchanged) };
-            if state.marked.as_ref().and_then(|marked| marked.applied).map(LogId::from) == Some(applied) {
+            let Some(tree) = state.tree.clone() else {
+                return Ok(CheckpointOutcome::Untrusted);
+            };
+            let Some(applied) = state.control.applied() else {
+                return Ok(CheckpointOutcome::Unchanged);
+            };
+            if state
+                .marked
+                .as_ref()
+                .and_then(|marked| marked.applied)
+                .map(LogId::from)
+                == Some(applied)
+            {
                 return Ok(CheckpointOutcome::Unchanged);
             }
             let row = state.control.encode().encode_to_vec();
             match tree.seal(&row, applied) {
-                Ok(sealed) => {
-                    (tree, sealed, state.control.encode_without_tokens(), applied, state.generation)
-                }
+                Ok(sealed) => (
+                    tree,
+                    sealed,
+                    state.control.encode_without_tokens(),
+                    applied,
+                    state.generation,
+                ),
                 Err(error) => {
                     self.set_aside_locked(&mut state, &error);
                     return Ok(CheckpointOutcome::Untrusted);
@@ -407,7 +479,9 @@ impl ReplicaStore {
         let _one_at_a_time = self.checkpointing.lock().await;
         let (tree, marked, generation) = {
             let state = self.state.lock();
-            let (Some(tree), Some(marked)) = (state.tree.clone(), state.marked.clone()) else { return Ok(()) };
+            let (Some(tree), Some(marked)) = (state.tree.clone(), state.marked.clone()) else {
+                return Ok(());
+            };
             (tree, marked, state.generation)
         };
         match tree.compact().await {
@@ -421,7 +495,11 @@ impl ReplicaStore {
     }
 
     async fn record(&self, control: v1::ControlState, mark: Mark, generation: u64) -> io::Result<()> {
-        let record = ReplicaMark { control, tree: Some(mark), generation };
+        let record = ReplicaMark {
+            control,
+            tree: Some(mark),
+            generation,
+        };
         self.parts.group.put_mark(record.encode()).await?;
         self.state.lock().marked = Some(record.control);
         Ok(())
@@ -436,7 +514,10 @@ impl ReplicaStore {
     /// A view and the control state of the same entry.
     pub fn view_with_control(&self) -> Option<(View, Control)> {
         let state = self.state.lock();
-        state.tree.as_ref().map(|tree| (tree.view(), state.control.clone()))
+        state
+            .tree
+            .as_ref()
+            .map(|tree| (tree.view(), state.control.clone()))
     }
 
     /// Looks at the control state.
@@ -466,12 +547,21 @@ impl ReplicaStore {
 
     /// The entry up to which everything is durable in the tree and on record.
     pub fn checkpointed(&self) -> Option<LogId> {
-        self.state.lock().marked.as_ref().and_then(|marked| marked.applied).map(LogId::from)
+        self.state
+            .lock()
+            .marked
+            .as_ref()
+            .and_then(|marked| marked.applied)
+            .map(LogId::from)
     }
 
     /// The membership at the last recorded checkpoint.
     pub fn checkpointed_membership(&self) -> Option<v1::StoredMembership> {
-        self.state.lock().marked.as_ref().and_then(|marked| marked.membership.clone())
+        self.state
+            .lock()
+            .marked
+            .as_ref()
+            .and_then(|marked| marked.membership.clone())
     }
 
     /// The replica's log.

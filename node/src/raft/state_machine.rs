@@ -65,7 +65,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
         self.store.with_control(|control| {
-            Ok((control.applied().map(RaftLogId::from), decode_stored_membership(control.membership())?))
+            Ok((
+                control.applied().map(RaftLogId::from),
+                decode_stored_membership(control.membership())?,
+            ))
         })
     }
 
@@ -78,7 +81,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let payload = match &entry.payload {
                 EntryPayload::Blank => AppliedPayload::Blank,
                 EntryPayload::Normal(command) => AppliedPayload::Normal(command.body()),
-                EntryPayload::Membership(membership) => AppliedPayload::Membership(encode_membership(membership)),
+                EntryPayload::Membership(membership) => {
+                    AppliedPayload::Membership(encode_membership(membership))
+                }
             };
             let outcome = self.store.apply(entry.log_id.into(), payload).await?;
             if let Some(responder) = responder {
@@ -89,7 +94,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> CheckpointReporter {
-        CheckpointReporter { store: self.store.clone() }
+        CheckpointReporter {
+            store: self.store.clone(),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
@@ -97,16 +104,22 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(io::Error::other("only a filled tree can be installed"));
         };
         if incoming.control.applied().map(RaftLogId::from) != meta.last_log_id {
-            return Err(io::Error::other("the filled tree stands at another entry than its snapshot says"));
+            return Err(io::Error::other(
+                "the filled tree stands at another entry than its snapshot says",
+            ));
         }
         self.store.install(*incoming).await
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let (meta, snapshot) = match self.store.view_with_control() {
-            Some((view, control)) => {
-                (meta(&control)?, SnapshotData::Outgoing { view, control: Box::new(control) })
-            }
+            Some((view, control)) => (
+                meta(&control)?,
+                SnapshotData::Outgoing {
+                    view,
+                    control: Box::new(control),
+                },
+            ),
             None => (self.store.with_control(meta)?, SnapshotData::Untrusted),
         };
         Ok(meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot }))
@@ -128,6 +141,9 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointReporter {
             last_log_id: self.store.checkpointed().map(RaftLogId::from),
             last_membership: decode_stored_membership(&membership)?,
         };
-        Ok(Snapshot { meta, snapshot: SnapshotData::Checkpoint })
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotData::Checkpoint,
+        })
     }
 }

@@ -36,7 +36,14 @@ impl OpenViews {
             return None;
         }
         *last_id += 1;
-        views.insert(*last_id, OpenView { view, control, expires: time + life() });
+        views.insert(
+            *last_id,
+            OpenView {
+                view,
+                control,
+                expires: time + life(),
+            },
+        );
         Some(*last_id)
     }
 

@@ -30,14 +30,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Something stays unreadable: the replica must be replaced.
 pub(super) async fn heal(context: &Arc<ReplicaContext>, id: GroupId) -> io::Result<()> {
-    let Some(group) = context.wal.group(id) else { return Ok(()) };
+    let Some(group) = context.wal.group(id) else {
+        return Ok(());
+    };
     let deadline = now() + PATIENCE;
     while let Some(faulty) = group.faulty().first().copied() {
         let voters = other_voters(&group).await?;
         match heal_one(context, &group, &voters, faulty).await? {
             true => {}
             false if now() > deadline => {
-                return Err(io::Error::other(format!("entry {} could not be fetched from any voter", faulty.log_id)));
+                return Err(io::Error::other(format!(
+                    "entry {} could not be fetched from any voter",
+                    faulty.log_id
+                )));
             }
             false => tokio::time::sleep(PAUSE).await,
         }
@@ -73,12 +78,20 @@ async fn heal_one(
         return Ok(true);
     }
     match beyond_help {
-        true => Err(io::Error::other(format!("entry {} is committed and purged elsewhere", faulty.log_id))),
+        true => Err(io::Error::other(format!(
+            "entry {} is committed and purged elsewhere",
+            faulty.log_id
+        ))),
         false => Ok(false),
     }
 }
 
-async fn ask(context: &ReplicaContext, addr: &str, shard_id: u64, log_id: LogId) -> Option<v1::FetchPayloadResponse> {
+async fn ask(
+    context: &ReplicaContext,
+    addr: &str,
+    shard_id: u64,
+    log_id: LogId,
+) -> Option<v1::FetchPayloadResponse> {
     let request = v1::PeerRequest {
         cluster_id: context.cluster_id.clone(),
         from_node_id: context.node_id,
@@ -87,7 +100,13 @@ async fn ask(context: &ReplicaContext, addr: &str, shard_id: u64, log_id: LogId)
             log_id: Some(log_id.into()),
         })),
     };
-    match context.transport.call(addr, request, ASK_TIMEOUT).await.ok()?.body? {
+    match context
+        .transport
+        .call(addr, request, ASK_TIMEOUT)
+        .await
+        .ok()?
+        .body?
+    {
         peer_response::Body::FetchPayload(answer) => Some(answer),
         _ => None,
     }
@@ -109,19 +128,34 @@ async fn other_voters(group: &WalGroup) -> io::Result<BTreeMap<ReplicaId, String
         let entries = group.read(at, end, 1 << 20).await?;
         let Some(last) = entries.last() else { break };
         at = last.log_id.index + 1;
-        for entry in entries.into_iter().filter(|entry| entry.kind == EntryKind::Membership) {
+        for entry in entries
+            .into_iter()
+            .filter(|entry| entry.kind == EntryKind::Membership)
+        {
             latest = Some(v1::Membership::decode(entry.payload).map_err(io::Error::other)?);
         }
     }
     match latest.filter(|membership| !membership.members.is_empty()) {
         Some(membership) => {
-            let voters = |id: u64| membership.configs.iter().any(|config| config.replica_ids.contains(&id));
-            let voting = membership.members.iter().filter(|member| voters(member.replica_id));
+            let voters = |id: u64| {
+                membership
+                    .configs
+                    .iter()
+                    .any(|config| config.replica_ids.contains(&id))
+            };
+            let voting = membership
+                .members
+                .iter()
+                .filter(|member| voters(member.replica_id));
             members.extend(voting.map(|member| (member.replica_id, member.addr.clone())));
         }
         None => {
             let replicas = birth.descriptor.unwrap_or_default().replicas;
-            members.extend(replicas.into_iter().map(|replica| (replica.replica_id, replica.addr)));
+            members.extend(
+                replicas
+                    .into_iter()
+                    .map(|replica| (replica.replica_id, replica.addr)),
+            );
         }
     }
     members.remove(&group.id().replica_id);
@@ -130,10 +164,16 @@ async fn other_voters(group: &WalGroup) -> io::Result<BTreeMap<ReplicaId, String
 
 /// What this node's log has of an entry; works before any Raft runs.
 pub async fn payload_of(wal: &Wal, request: &v1::FetchPayloadRequest) -> v1::FetchPayloadResponse {
-    let say = |state: PayloadState, payload| v1::FetchPayloadResponse { state: state.into(), payload };
+    let say = |state: PayloadState, payload| v1::FetchPayloadResponse {
+        state: state.into(),
+        payload,
+    };
     let nothing = |state| say(state, Default::default());
     let log_id: LogId = request.log_id.unwrap_or_default().into();
-    let id = wal.groups().into_iter().find(|id| id.shard_id == request.shard_id);
+    let id = wal
+        .groups()
+        .into_iter()
+        .find(|id| id.shard_id == request.shard_id);
     let Some(group) = id.and_then(|id| wal.group(id)) else {
         // A replica that is no more cannot say that it never acknowledged anything.
         return nothing(PayloadState::Unspecified);
@@ -145,7 +185,11 @@ pub async fn payload_of(wal: &Wal, request: &v1::FetchPayloadRequest) -> v1::Fet
         return nothing(PayloadState::None);
     }
     if let Some(faulty) = group.faulty().iter().find(|faulty| faulty.log_id == log_id) {
-        return nothing(if faulty.perhaps_torn { PayloadState::Torn } else { PayloadState::Damaged });
+        return nothing(if faulty.perhaps_torn {
+            PayloadState::Torn
+        } else {
+            PayloadState::Damaged
+        });
     }
     match group.read(log_id.index, log_id.index + 1, usize::MAX).await {
         Ok(mut entries) if entries.len() == 1 => say(PayloadState::Found, entries.remove(0).payload),

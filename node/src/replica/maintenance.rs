@@ -60,7 +60,10 @@ fn checkpoint_due(replica: &Replica, last: crate::clock::Instant) -> bool {
     let context = replica.context();
     let old = last.elapsed() > Duration::from_millis(context.settings.checkpoint_interval_ms);
     let log_large = context.wal.disk_bytes() > context.settings.wal_bytes_max;
-    let memory_large = context.storage.over_budget().is_some_and(|id| id.shard_id == replica.id().shard_id);
+    let memory_large = context
+        .storage
+        .over_budget()
+        .is_some_and(|id| id.shard_id == replica.id().shard_id);
     old || log_large || memory_large
 }
 
@@ -70,7 +73,9 @@ pub(super) async fn checkpoint(replica: &Replica) -> std::io::Result<()> {
     if let CheckpointOutcome::Recorded(_) = store.checkpoint().await? {
         store.compact().await?;
     }
-    let Some(durable) = store.checkpointed() else { return Ok(()) };
+    let Some(durable) = store.checkpointed() else {
+        return Ok(());
+    };
     let raft = replica.raft();
     // openraft purges only what it knows a snapshot of.
     if raft.trigger().snapshot().await.is_ok() {
@@ -101,11 +106,16 @@ fn purge_point(replica: &Replica, durable: u64) -> u64 {
 
 async fn expire(replica: &Replica) {
     let now_ms = replica.context().clock.wall_ms();
-    let expirable = replica.store().with_control(|control| !control.incarnations().expirable(now_ms).is_empty());
+    let expirable = replica
+        .store()
+        .with_control(|control| !control.incarnations().expirable(now_ms).is_empty());
     if !expirable || !replica.is_leader() {
         return;
     }
-    let write = Write { token: None, kind: WriteKind::ExpireIncarnations { now_ms } };
+    let write = Write {
+        token: None,
+        kind: WriteKind::ExpireIncarnations { now_ms },
+    };
     let refused: Result<_, v1::Error> = replica.write(write, Duration::from_secs(5)).await;
     if let Err(error) = refused {
         tracing::debug!(id = ?replica.id(), error = error.message, "old tokens were not forgotten this time");

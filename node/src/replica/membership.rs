@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
 use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1;
 
@@ -27,9 +27,15 @@ impl Replica {
     /// # Errors
     /// As any write.
     pub async fn allocate_replica_id(&self) -> Result<ReplicaId, v1::Error> {
-        let write = Write { token: None, kind: WriteKind::AllocateReplicaId };
+        let write = Write {
+            token: None,
+            kind: WriteKind::AllocateReplicaId,
+        };
         let result = self.write(write, STEP_TIMEOUT).await?;
-        result.sum.map(|id| id as ReplicaId).ok_or_else(|| error::internal("no replica id was allocated"))
+        result
+            .sum
+            .map(|id| id as ReplicaId)
+            .ok_or_else(|| error::internal("no replica id was allocated"))
     }
 
     /// Adds a learner that exists on its node already, waits until it has caught up and makes it
@@ -38,12 +44,19 @@ impl Replica {
     /// # Errors
     /// `NotLeader`, or `Unavailable` when the learner does not catch up; the learner then stays
     /// and a later call with the same id goes on.
-    pub async fn admit(&self, new: ReplicaId, node: PeerNode, old: Option<ReplicaId>) -> Result<(), v1::Error> {
+    pub async fn admit(
+        &self,
+        new: ReplicaId,
+        node: PeerNode,
+        old: Option<ReplicaId>,
+    ) -> Result<(), v1::Error> {
         let changed = |what: &str, error: &dyn std::fmt::Display| {
             error::unavailable(format!("shard {}: {what}: {error}", self.id().shard_id))
         };
         let raft = self.raft();
-        bounded(raft.add_learner(new, node, false)).await?.map_err(|error| changed("adding a learner", &error))?;
+        bounded(raft.add_learner(new, node, false))
+            .await?
+            .map_err(|error| changed("adding a learner", &error))?;
         self.caught_up(new).await?;
         let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([new]))];
         if let Some(old) = old {
@@ -62,7 +75,11 @@ impl Replica {
     pub async fn expel(&self, replica_id: ReplicaId) -> Result<(), v1::Error> {
         let gone = BTreeSet::from([replica_id]);
         let is_voter = self.raft().voter_ids().any(|id| id == replica_id);
-        let change = if is_voter { ChangeMembers::RemoveVoters(gone) } else { ChangeMembers::RemoveNodes(gone) };
+        let change = if is_voter {
+            ChangeMembers::RemoveVoters(gone)
+        } else {
+            ChangeMembers::RemoveNodes(gone)
+        };
         bounded(self.raft().change_membership(change, false))
             .await?
             .map(|_| ())
@@ -91,7 +108,12 @@ impl Replica {
     async fn caught_up(&self, learner: ReplicaId) -> Result<(), v1::Error> {
         let mut metrics = self.raft().metrics();
         let near = metrics.wait_until(|metrics| {
-            let matched = metrics.replication.as_ref().and_then(|peers| peers.get(&learner)).copied().flatten();
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|peers| peers.get(&learner))
+                .copied()
+                .flatten();
             match (matched, metrics.last_log_index) {
                 (Some(matched), Some(last)) => last.saturating_sub(matched.index) <= LAG_MAX,
                 _ => metrics.replication.is_none(), // leadership is gone: noticed by the next step
@@ -108,8 +130,17 @@ impl Replica {
         let metrics = crate::raft::metrics(self.raft());
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<ReplicaId> = membership.voter_ids().collect();
-        let role = |id: &ReplicaId| if voters.contains(id) { v1::ReplicaRole::Voter } else { v1::ReplicaRole::Learner };
-        membership.nodes().map(|(id, node)| (*id, (node.clone(), role(id)))).collect()
+        let role = |id: &ReplicaId| {
+            if voters.contains(id) {
+                v1::ReplicaRole::Voter
+            } else {
+                v1::ReplicaRole::Learner
+            }
+        };
+        membership
+            .nodes()
+            .map(|(id, node)| (*id, (node.clone(), role(id))))
+            .collect()
     }
 }
 

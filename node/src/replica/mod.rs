@@ -23,8 +23,8 @@ mod replica;
 mod replicas;
 mod transfer;
 
-pub use heal::payload_of;
 pub use context::{ReplicaContext, ReplicaSettings};
+pub use heal::payload_of;
 pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};
 pub use transfer::serve_view;

@@ -85,7 +85,9 @@ impl Proposer {
 
     async fn terms(&mut self) {
         loop {
-            let Some(first) = self.queue.recv().await else { return };
+            let Some(first) = self.queue.recv().await else {
+                return;
+            };
             match self.begin_term().await {
                 Ok(term) => self.lead(term, first).await,
                 Err(refusal) => first.answer(Err(refusal)),
@@ -207,7 +209,9 @@ impl Session {
         let store = proposer.store.clone();
         store.with_control(|applied| {
             while self.evaluator.entry_bytes() < ENTRY_BYTES_TARGET {
-                let Some(proposal) = self.waiting.pop_front() else { break };
+                let Some(proposal) = self.waiting.pop_front() else {
+                    break;
+                };
                 match self.evaluator.evaluate(&proposal.write, &proposal.reads, applied) {
                     Evaluation::Proposed(result) => proposed.push((proposal, result)),
                     Evaluation::Duplicate(result) => proposal.answer(Ok(result)),
@@ -232,12 +236,21 @@ impl Session {
         refused: Vec<(Proposal, Refusal)>,
     ) {
         let (responder, completed) = ProgressResponder::complete_only();
-        let write = proposer.raft.write(command.clone()).with_leader(self.term).responder(responder);
+        let write = proposer
+            .raft
+            .write(command.clone())
+            .with_leader(self.term)
+            .responder(responder);
         if let Err(fatal) = write.await {
             tracing::warn!(shard_id = proposer.store.id().shard_id, %fatal, "the shard's Raft has stopped");
             self.draining = true;
         }
-        self.in_flight.push_back(InFlight { command, completed, proposed, refused });
+        self.in_flight.push_back(InFlight {
+            command,
+            completed,
+            proposed,
+            refused,
+        });
     }
 
     /// A refusal is a read: it is answered once what it was judged on is applied and leadership
@@ -254,7 +267,9 @@ impl Session {
 
     /// The oldest entry in flight was answered.
     fn complete(&mut self, proposer: &Proposer, completed: Option<ClientWriteResult<TypeConfig>>) {
-        let Some(entry) = self.in_flight.pop_front() else { return };
+        let Some(entry) = self.in_flight.pop_front() else {
+            return;
+        };
         let shard_id = proposer.store.id().shard_id;
         match completed {
             Some(Ok(response)) if response.data == EntryOutcome::Done => {
@@ -274,7 +289,9 @@ impl Session {
             failed => {
                 self.draining = true;
                 let not_leader = match &failed {
-                    Some(Err(openraft::errors::ClientWriteError::ForwardToLeader(to))) => hint::forward(shard_id, to),
+                    Some(Err(openraft::errors::ClientWriteError::ForwardToLeader(to))) => {
+                        hint::forward(shard_id, to)
+                    }
                     _ => hint::not_leader(&proposer.raft, shard_id),
                 };
                 for (proposal, _) in entry.proposed {
@@ -301,7 +318,9 @@ fn confirm(proposer: &Proposer, refused: Vec<(Proposal, Refusal)>) {
     tokio::spawn(async move {
         let confirmed = reads.pass().await;
         for (proposal, refusal) in refused {
-            let answer = confirmed.clone().and_then(|()| Err(refusal_error(shard_id, refusal)));
+            let answer = confirmed
+                .clone()
+                .and_then(|()| Err(refusal_error(shard_id, refusal)));
             proposal.answer(answer);
         }
     });
@@ -329,7 +348,9 @@ fn read_again(proposer: &Proposer, mut proposal: Proposal) {
             Ok(reads) => {
                 proposal.reads = reads;
                 if let Err(refused) = requeue.send(proposal) {
-                    refused.0.answer(Err(error::unavailable("the replica is stopping")));
+                    refused
+                        .0
+                        .answer(Err(error::unavailable("the replica is stopping")));
                 }
             }
             Err(refusal) => proposal.answer(Err(refusal)),
@@ -346,7 +367,9 @@ pub(super) fn cold_reads(store: &ReplicaStore, write: &Write) -> Result<Vec<Cold
     if keys.peek().is_none() {
         return Ok(Vec::new());
     }
-    let view = store.view().ok_or_else(|| error::unavailable("the replica is being refilled"))?;
+    let view = store
+        .view()
+        .ok_or_else(|| error::unavailable("the replica is being refilled"))?;
     keys.map(|key| {
         let found = match view.get(key) {
             Lookup::Value(record) => record.value.map(|value| (record.version, value)),
@@ -356,7 +379,11 @@ pub(super) fn cold_reads(store: &ReplicaStore, write: &Write) -> Result<Vec<Cold
                 return Err(error::unavailable("the replica is being refilled"));
             }
         };
-        Ok(ColdRead { key: key.clone(), read_at: view.version(), found })
+        Ok(ColdRead {
+            key: key.clone(),
+            read_at: view.version(),
+            found,
+        })
     })
     .collect()
 }

@@ -45,8 +45,12 @@ impl ReadBarrier {
     /// `NotLeader`, or `Unavailable` without a quorum. Nothing was done.
     pub async fn pass(&self) -> Result<(), v1::Error> {
         let (done, passed) = oneshot::channel();
-        self.waiting.try_send(done).map_err(|_| error::busy(50, "too many reads are waiting"))?;
-        passed.await.map_err(|_| error::unavailable("the replica is stopping"))?
+        self.waiting
+            .try_send(done)
+            .map_err(|_| error::busy(50, "too many reads are waiting"))?;
+        passed
+            .await
+            .map_err(|_| error::unavailable("the replica is stopping"))?
     }
 }
 
@@ -64,10 +68,14 @@ async fn rounds(raft: Raft, shard_id: ShardId, mut queue: mpsc::Receiver<Waiting
 async fn round(raft: &Raft, shard_id: ShardId) -> Result<(), v1::Error> {
     match tokio::time::timeout(ROUND_TIMEOUT, raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Err(hint::forward(shard_id, &to)),
+        Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
+            Err(hint::forward(shard_id, &to))
+        }
         Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
             Err(error::unavailable(format!("shard {shard_id} has no quorum")))
         }
-        Ok(Err(RaftError::Fatal(fatal))) => Err(error::unavailable(format!("shard {shard_id} has stopped: {fatal}"))),
+        Ok(Err(RaftError::Fatal(fatal))) => Err(error::unavailable(format!(
+            "shard {shard_id} has stopped: {fatal}"
+        ))),
     }
 }

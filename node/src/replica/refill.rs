@@ -85,7 +85,10 @@ impl Refiller {
         };
         let refill = receiver.fill().await?;
         let reached = refill.control.applied();
-        self.store.offer_refill(refill).await.map_err(|error| TransferError::Damaged(error.to_string()))?;
+        self.store
+            .offer_refill(refill)
+            .await
+            .map_err(|error| TransferError::Damaged(error.to_string()))?;
         // Entries up to the view's index may still have to arrive.
         let mut trust = self.store.watch_trust();
         let trusted = trust.wait_for(|trust| *trust == Trust::Trusted);
@@ -100,7 +103,11 @@ impl Refiller {
         let own = *self.raft.node_id();
         let metrics = crate::raft::metrics(&self.raft);
         let membership = metrics.membership_config.membership();
-        membership.nodes().filter(|(id, _)| **id != own).map(|(_, node)| node.clone()).collect()
+        membership
+            .nodes()
+            .filter(|(id, _)| **id != own)
+            .map(|(_, node)| node.clone())
+            .collect()
     }
 
     /// A leader without a tree gives its place to a replica that has one.

@@ -23,8 +23,8 @@ use crate::disk::offload;
 use crate::error;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
 use crate::raft::{
-    LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine, StoreParts,
-    Trust, config, handle_message,
+    LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine,
+    StoreParts, Trust, config, handle_message,
 };
 use crate::shard::{Write, WriteResult};
 use crate::storage::{Lookup, Page, StoredRecord, TreeError, View};
@@ -41,7 +41,10 @@ struct LostLogs(parking_lot::Mutex<std::collections::BTreeSet<ReplicaId>>);
 impl PeerEvents for LostLogs {
     fn lost_log(&self, replica_id: ReplicaId) {
         if self.0.lock().insert(replica_id) {
-            tracing::error!(replica_id, "a replica denies entries it had acknowledged: it lost its log");
+            tracing::error!(
+                replica_id,
+                "a replica denies entries it had acknowledged: it lost its log"
+            );
         }
     }
 }
@@ -76,7 +79,10 @@ impl Replica {
         id: GroupId,
         birth: &v1::CreateReplicaRequest,
     ) -> io::Result<Arc<Self>> {
-        let group = context.wal.group(id).ok_or_else(|| io::Error::other("the log does not know this replica"))?;
+        let group = context
+            .wal
+            .group(id)
+            .ok_or_else(|| io::Error::other("the log does not know this replica"))?;
         let parts = StoreParts {
             group: group.clone(),
             id,
@@ -119,8 +125,12 @@ impl Replica {
             stop: stop.clone(),
         };
         tasks.spawn(proposer.run());
-        let refiller =
-            Refiller { context: context.clone(), store: store.clone(), raft: raft.clone(), stop: stop.clone() };
+        let refiller = Refiller {
+            context: context.clone(),
+            store: store.clone(),
+            raft: raft.clone(),
+            stop: stop.clone(),
+        };
         tasks.spawn(refiller.run());
         let replica = Arc::new(Self {
             id,
@@ -150,13 +160,24 @@ impl Replica {
             .replicas
             .iter()
             .map(|replica| {
-                (replica.replica_id, PeerNode { node_id: replica.node_id, addr: replica.addr.clone() })
+                (
+                    replica.replica_id,
+                    PeerNode {
+                        node_id: replica.node_id,
+                        addr: replica.addr.clone(),
+                    },
+                )
             })
             .collect();
-        let first = descriptor.replicas.first().is_some_and(|replica| replica.replica_id == self.id.replica_id);
+        let first = descriptor
+            .replicas
+            .first()
+            .is_some_and(|replica| replica.replica_id == self.id.replica_id);
         if !first {
             let wait = self.raft.wait(Some(INITIALIZE_PATIENCE));
-            let born = wait.metrics(|metrics| metrics.last_log_index.is_some(), "first entry").await;
+            let born = wait
+                .metrics(|metrics| metrics.last_log_index.is_some(), "first entry")
+                .await;
             if born.is_ok() {
                 return Ok(());
             }
@@ -164,7 +185,9 @@ impl Replica {
         match self.raft.initialize(members).await {
             Ok(()) => Ok(()),
             // Another replica's first entry arrived in between, or this is a second call.
-            Err(openraft::errors::RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(openraft::errors::RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => {
+                Ok(())
+            }
             Err(error) => Err(error::unavailable(format!("shard {}: {error}", self.id.shard_id))),
         }
     }
@@ -177,19 +200,29 @@ impl Replica {
         if !self.is_leader() {
             return Err(hint::not_leader(&self.raft, self.id.shard_id));
         }
-        let share = u32::try_from(write.bytes()).map_err(|_| error::invalid("batch", "the write is too large"))?;
+        let share =
+            u32::try_from(write.bytes()).map_err(|_| error::invalid("batch", "the write is too large"))?;
         let Ok(bytes) = self.queue_bytes.clone().try_acquire_many_owned(share) else {
             return Err(error::busy(50, "the shard's queue is full"));
         };
         let reads = cold_reads(&self.store, &write)?;
         let (reply, answer) = oneshot::channel();
-        let proposal = Proposal { write, reads, reply, _bytes: bytes };
+        let proposal = Proposal {
+            write,
+            reads,
+            reply,
+            _bytes: bytes,
+        };
         let stopping = || error::unavailable("the replica is stopping");
         self.proposals.send(proposal).map_err(|_| stopping())?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(error::outcome_unknown("the replica stopped while the write was under way")),
-            Err(_) => Err(error::outcome_unknown("the deadline passed while the write was under way")),
+            Ok(Err(_)) => Err(error::outcome_unknown(
+                "the replica stopped while the write was under way",
+            )),
+            Err(_) => Err(error::outcome_unknown(
+                "the deadline passed while the write was under way",
+            )),
         }
     }
 
@@ -213,7 +246,12 @@ impl Replica {
     ///
     /// # Errors
     /// As [`Replica::get`].
-    pub async fn scan(&self, range: KeyRange, records_max: usize, bytes_max: usize) -> Result<Page, v1::Error> {
+    pub async fn scan(
+        &self,
+        range: KeyRange,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, v1::Error> {
         let view = self.fresh_view().await?;
         self.page(view, range, records_max, bytes_max).await
     }
@@ -222,7 +260,12 @@ impl Replica {
     ///
     /// # Errors
     /// `Unavailable` while the tree is not trusted.
-    pub async fn scan_local(&self, range: KeyRange, records_max: usize, bytes_max: usize) -> Result<Page, v1::Error> {
+    pub async fn scan_local(
+        &self,
+        range: KeyRange,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, v1::Error> {
         let view = self.store.view().ok_or_else(|| refilling(self.id.shard_id))?;
         self.page(view, range, records_max, bytes_max).await
     }
@@ -236,10 +279,11 @@ impl Replica {
     ) -> Result<Page, v1::Error> {
         let scan = move || view.scan(&range.start, &range.end, records_max, bytes_max);
         let page = offload(&*self.context.disk, scan).await;
-        page.map_err(|stopped| error::unavailable(stopped.to_string()))?.map_err(|damage| {
-            self.store.set_aside(&damage);
-            refilling(self.id.shard_id)
-        })
+        page.map_err(|stopped| error::unavailable(stopped.to_string()))?
+            .map_err(|damage| {
+                self.store.set_aside(&damage);
+                refilling(self.id.shard_id)
+            })
     }
 
     async fn fresh_view(&self) -> Result<View, v1::Error> {
@@ -252,7 +296,10 @@ impl Replica {
     /// # Errors
     /// `Unavailable` while the tree is not trusted.
     pub async fn digest(&self) -> Result<v1::ReplicaDigest, v1::Error> {
-        let (view, control) = self.store.view_with_control().ok_or_else(|| refilling(self.id.shard_id))?;
+        let (view, control) = self
+            .store
+            .view_with_control()
+            .ok_or_else(|| refilling(self.id.shard_id))?;
         let sum = view.digest().await.map_err(|damage| {
             self.store.set_aside(&damage);
             refilling(self.id.shard_id)
@@ -272,13 +319,21 @@ impl Replica {
     pub async fn handle(&self, message: v1::RaftRequest) -> Result<v1::RaftResponse, v1::Error> {
         if message.to_replica_id != self.id.replica_id || message.shard_id != self.id.shard_id {
             let held = self.id.replica_id;
-            return Err(error::unavailable(format!("this node holds replica {held}, not {}", message.to_replica_id)));
+            return Err(error::unavailable(format!(
+                "this node holds replica {held}, not {}",
+                message.to_replica_id
+            )));
         }
-        let body = match message.body.ok_or_else(|| error::invalid("body", "an empty message"))? {
+        let body = match message
+            .body
+            .ok_or_else(|| error::invalid("body", "an empty message"))?
+        {
             raft_request::Body::Snapshot(offer) => {
                 raft_response::Body::Snapshot(self.receive_snapshot(offer, message.from_replica_id).await?)
             }
-            body => handle_message(&self.raft, body).await.map_err(|error| error::unavailable(error.to_string()))?,
+            body => handle_message(&self.raft, body)
+                .await
+                .map_err(|error| error::unavailable(error.to_string()))?,
         };
         Ok(v1::RaftResponse { body: Some(body) })
     }
@@ -289,9 +344,12 @@ impl Replica {
         offer: v1::SnapshotOffer,
         from: ReplicaId,
     ) -> Result<v1::SnapshotResponse, v1::Error> {
-        let _one_at_a_time = self.receiving.try_lock().map_err(|_| error::busy(500, "a transfer is under way"))?;
-        let (vote, last_log_id, membership) = crate::raft::offered(&offer)
-            .map_err(|error| error::invalid("snapshot", error.to_string()))?;
+        let _one_at_a_time = self
+            .receiving
+            .try_lock()
+            .map_err(|_| error::busy(500, "a transfer is under way"))?;
+        let (vote, last_log_id, membership) =
+            crate::raft::offered(&offer).map_err(|error| error::invalid("snapshot", error.to_string()))?;
         let node = membership.get_node(&from).cloned();
         let node = node.ok_or_else(|| error::invalid("snapshot", "the sender is no member"))?;
         let receiver = Receiver {
@@ -307,9 +365,18 @@ impl Replica {
             },
             hold: false,
         };
-        let refill = receiver.fill().await.map_err(|error| error::unavailable(error.to_string()))?;
-        let meta = openraft::SnapshotMeta { last_log_id, last_membership: membership };
-        let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Incoming(Box::new(refill)) };
+        let refill = receiver
+            .fill()
+            .await
+            .map_err(|error| error::unavailable(error.to_string()))?;
+        let meta = openraft::SnapshotMeta {
+            last_log_id,
+            last_membership: membership,
+        };
+        let snapshot = openraft::Snapshot {
+            meta,
+            snapshot: SnapshotData::Incoming(Box::new(refill)),
+        };
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(|error| error::unavailable(error.to_string()))?;
         Ok(crate::raft::snapshot_response(&response))
@@ -324,9 +391,15 @@ impl Replica {
         request: &v1::FetchViewRequest,
     ) -> Result<(View, crate::shard::Control), v1::Error> {
         if request.view_id != 0 {
-            return self.views.get(request.view_id).ok_or_else(|| error::unavailable("the view was closed"));
+            return self
+                .views
+                .get(request.view_id)
+                .ok_or_else(|| error::unavailable("the view was closed"));
         }
-        let (view, control) = self.store.view_with_control().ok_or_else(|| refilling(self.id.shard_id))?;
+        let (view, control) = self
+            .store
+            .view_with_control()
+            .ok_or_else(|| refilling(self.id.shard_id))?;
         match control.applied() {
             Some(applied) if applied.index >= request.min_index => Ok((view, control)),
             _ => Err(error::unavailable("this replica is behind the one that asks")),
@@ -341,12 +414,15 @@ impl Replica {
     /// The shard as this replica has applied it.
     pub fn descriptor(&self) -> v1::ShardDescriptor {
         let leader = hint::known_leader(&self.raft);
-        let replicas = self.members().into_iter().map(|(replica_id, (node, role))| v1::ReplicaDescriptor {
-            replica_id,
-            node_id: node.node_id,
-            addr: node.addr,
-            role: role.into(),
-        });
+        let replicas = self
+            .members()
+            .into_iter()
+            .map(|(replica_id, (node, role))| v1::ReplicaDescriptor {
+                replica_id,
+                node_id: node.node_id,
+                addr: node.addr,
+                role: role.into(),
+            });
         let replicas = replicas.collect();
         self.store.with_control(|control| v1::ShardDescriptor {
             shard_id: control.shard_id(),
@@ -367,7 +443,9 @@ impl Replica {
     /// # Errors
     /// `EpochNotMatch` with the present shape.
     pub fn check_epoch(&self, epoch: Option<v1::ShardEpoch>) -> Result<(), v1::Error> {
-        let Some(epoch) = epoch.map(ShardEpoch::from) else { return Ok(()) };
+        let Some(epoch) = epoch.map(ShardEpoch::from) else {
+            return Ok(());
+        };
         let current = self.store.with_control(|control| control.range_version());
         match epoch.range_version == current {
             true => Ok(()),
@@ -387,8 +465,14 @@ impl Replica {
     pub fn status(&self) -> v1::ReplicaStatus {
         let metrics = crate::raft::metrics(&self.raft);
         let own = self.id.replica_id;
-        let voter = metrics.membership_config.membership().voter_ids().any(|id| id == own);
-        let leader = metrics.current_leader.and_then(|id| metrics.membership_config.membership().get_node(&id));
+        let voter = metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .any(|id| id == own);
+        let leader = metrics
+            .current_leader
+            .and_then(|id| metrics.membership_config.membership().get_node(&id));
         let state = match self.store.trust() {
             _ if metrics.running_state.is_err() => "stopped",
             Trust::Trusted => "trusted",
@@ -398,12 +482,20 @@ impl Replica {
         v1::ReplicaStatus {
             shard_id: self.id.shard_id,
             replica_id: own,
-            role: if voter { v1::ReplicaRole::Voter } else { v1::ReplicaRole::Learner }.into(),
+            role: if voter {
+                v1::ReplicaRole::Voter
+            } else {
+                v1::ReplicaRole::Learner
+            }
+            .into(),
             is_leader: metrics.state == ServerState::Leader,
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
-            applied_index: self.store.with_control(|control| control.applied()).map_or(0, |id| id.index),
+            applied_index: self
+                .store
+                .with_control(|control| control.applied())
+                .map_or(0, |id| id.index),
             checkpoint_index: self.store.checkpointed().map_or(0, |id| id.index),
             next_version: self.store.with_control(|control| control.next_version()),
             state: state.to_owned(),
@@ -505,11 +597,20 @@ pub(super) async fn transfer_leadership(raft: &Raft, to_node: Option<u64>) -> bo
         let metrics = crate::raft::metrics(raft);
         let membership = metrics.membership_config.membership();
         let voters: Vec<ReplicaId> = membership.voter_ids().collect();
-        let Some(followers) = metrics.replication.as_ref().filter(|_| metrics.state == ServerState::Leader) else {
+        let Some(followers) = metrics
+            .replication
+            .as_ref()
+            .filter(|_| metrics.state == ServerState::Leader)
+        else {
             return false;
         };
         let heard_lately = |id: &ReplicaId| {
-            let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(id)).copied().flatten();
+            let heard = metrics
+                .heartbeat
+                .as_ref()
+                .and_then(|heard| heard.get(id))
+                .copied()
+                .flatten();
             heard.is_some_and(|at| at.elapsed() < Duration::from_secs(2))
         };
         let candidate = |id: &ReplicaId| {

@@ -11,9 +11,9 @@ use reelkv_proto::types::ShardId;
 use reelkv_proto::v1;
 use tokio_util::sync::CancellationToken;
 
+use super::ReplicaContext;
 use super::heal;
 use super::replica::Replica;
-use super::ReplicaContext;
 use crate::error;
 use crate::wal::GroupId;
 
@@ -39,7 +39,11 @@ pub struct Replicas {
 impl Replicas {
     /// No replicas yet.
     pub fn new(context: Arc<ReplicaContext>) -> Arc<Self> {
-        Arc::new(Self { context, running: RwLock::default(), changing: tokio::sync::Mutex::new(()) })
+        Arc::new(Self {
+            context,
+            running: RwLock::default(),
+            changing: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// The node around them.
@@ -89,7 +93,11 @@ impl Replicas {
     }
 
     async fn start_locked(&self, id: GroupId) -> io::Result<()> {
-        let group = self.context.wal.group(id).ok_or_else(|| io::Error::other("the log does not know this replica"))?;
+        let group = self
+            .context
+            .wal
+            .group(id)
+            .ok_or_else(|| io::Error::other("the log does not know this replica"))?;
         let birth = v1::CreateReplicaRequest::decode(group.info()).map_err(io::Error::other)?;
         let replica = Replica::start(self.context.clone(), id, &birth).await?;
         if birth.initialize && group.last().is_none() && group.purged().is_none() {
@@ -104,8 +112,14 @@ impl Replicas {
     /// # Errors
     /// Another replica of the shard lives here, or this id died here before.
     pub async fn create(&self, request: v1::CreateReplicaRequest) -> Result<(), v1::Error> {
-        let descriptor = request.descriptor.as_ref().ok_or_else(|| error::invalid("descriptor", "missing"))?;
-        let id = GroupId { shard_id: descriptor.shard_id, replica_id: request.replica_id };
+        let descriptor = request
+            .descriptor
+            .as_ref()
+            .ok_or_else(|| error::invalid("descriptor", "missing"))?;
+        let id = GroupId {
+            shard_id: descriptor.shard_id,
+            replica_id: request.replica_id,
+        };
         let _changing = self.changing.lock().await;
         if let Some(running) = self.get(id.shard_id) {
             return match running.id() == id {
@@ -142,7 +156,11 @@ impl Replicas {
         }
         for tree in self.context.storage.list().map_err(io::Error::other)? {
             if tree.shard_id == id.shard_id && tree.replica_id == id.replica_id {
-                self.context.storage.remove(tree).await.map_err(io::Error::other)?;
+                self.context
+                    .storage
+                    .remove(tree)
+                    .await
+                    .map_err(io::Error::other)?;
             }
         }
         Ok(())
@@ -187,7 +205,9 @@ impl Replicas {
 
 fn initialize_later(replica: Arc<Replica>, birth: v1::CreateReplicaRequest) {
     tokio::spawn(async move {
-        let Some(descriptor) = birth.descriptor else { return };
+        let Some(descriptor) = birth.descriptor else {
+            return;
+        };
         if let Err(error) = replica.initialize(&descriptor).await {
             tracing::warn!(id = ?replica.id(), error = error.message, "a new shard was not initialised from here");
         }

@@ -17,8 +17,8 @@ use super::ReplicaContext;
 use crate::disk::{SharedDisk, offload};
 use crate::error;
 use crate::limits::CHUNK_BYTES_TARGET;
-use crate::raft::{Refill, ReplicaStore};
 use crate::raft::transport::TransportError;
+use crate::raft::{Refill, ReplicaStore};
 use crate::shard::{Control, LogId};
 use crate::storage::{Page, StoredRecord, Tree, View};
 
@@ -52,7 +52,14 @@ pub fn serve_view(
     after_key: Bytes,
 ) -> BoxStream<'static, Result<v1::ViewPayload, v1::Error>> {
     let step = Step::Control(Box::new(control));
-    let sender = Sender { view, disk, step, after: after_key, records: 0, digest: 0 };
+    let sender = Sender {
+        view,
+        disk,
+        step,
+        after: after_key,
+        records: 0,
+        digest: 0,
+    };
     stream::try_unfold(sender, |mut sender| async move {
         let kind = sender.next().await?;
         Ok(kind.map(|kind| (v1::ViewPayload { kind: Some(kind) }, sender)))
@@ -79,13 +86,19 @@ impl Sender {
                 for record in page.records {
                     self.records += 1;
                     self.digest = self.digest.wrapping_add(record.digest());
-                    records.push(v1::ViewRecord { key: record.key.clone(), record: record.encode() });
+                    records.push(v1::ViewRecord {
+                        key: record.key.clone(),
+                        record: record.encode(),
+                    });
                 }
                 Ok(Some(view_payload::Kind::Records(v1::ViewRecords { records })))
             }
             Step::End => {
                 let digest = self.digest.to_be_bytes().to_vec().into();
-                Ok(Some(view_payload::Kind::End(v1::ViewEnd { records: self.records, digest })))
+                Ok(Some(view_payload::Kind::End(v1::ViewEnd {
+                    records: self.records,
+                    digest,
+                })))
             }
             Step::Done => Ok(None),
         }
@@ -147,7 +160,9 @@ impl Receiver<'_> {
         loop {
             match self.receive(tree, &mut control).await {
                 Ok(()) => break,
-                Err(TransferError::Transport(broken)) if resumes < RESUMES_MAX && self.request.view_id != 0 => {
+                Err(TransferError::Transport(broken))
+                    if resumes < RESUMES_MAX && self.request.view_id != 0 =>
+                {
                     resumes += 1;
                     tracing::info!(%broken, addr = self.addr, resumes, "a transfer broke off and is resumed");
                     tokio::time::sleep(std::time::Duration::from_millis(100 << resumes.min(5))).await;
@@ -155,16 +170,27 @@ impl Receiver<'_> {
                 Err(failed) => return Err(failed),
             }
         }
-        let control: Control = control.ok_or_else(|| TransferError::Damaged("no control state".to_owned()))?;
-        let applied = control.applied().ok_or_else(|| TransferError::Damaged("an unborn shard".to_owned()))?;
+        let control: Control =
+            control.ok_or_else(|| TransferError::Damaged("no control state".to_owned()))?;
+        let applied = control
+            .applied()
+            .ok_or_else(|| TransferError::Damaged("an unborn shard".to_owned()))?;
         let sealed = tree.seal(&control.encode().encode_to_vec(), applied)?;
         let mark = tree.flush(sealed).await?;
-        Ok(Refill { tree: tree.clone(), control, mark })
+        Ok(Refill {
+            tree: tree.clone(),
+            control,
+            mark,
+        })
     }
 
     /// Receives one stream, from the start or where the last one broke off.
     async fn receive(&mut self, tree: &Tree, control: &mut Option<Control>) -> Result<(), TransferError> {
-        let mut stream = self.context.transport.fetch_view(&self.addr, self.request.clone()).await?;
+        let mut stream = self
+            .context
+            .transport
+            .fetch_view(&self.addr, self.request.clone())
+            .await?;
         let (mut records, mut digest) = (0_u64, 0_u128);
         while let Some(payload) = stream.next().await {
             match payload?.kind {
@@ -182,7 +208,9 @@ impl Receiver<'_> {
                 }
                 Some(view_payload::Kind::End(end)) => {
                     if end.records != records || end.digest[..] != digest.to_be_bytes() {
-                        return Err(TransferError::Damaged("count or digest of the records differs".to_owned()));
+                        return Err(TransferError::Damaged(
+                            "count or digest of the records differs".to_owned(),
+                        ));
                     }
                     return Ok(());
                 }
@@ -190,7 +218,11 @@ impl Receiver<'_> {
             }
         }
         let reason = "the stream ended early".to_owned();
-        Err(TransportError::Lost { addr: self.addr.clone(), reason }.into())
+        Err(TransportError::Lost {
+            addr: self.addr.clone(),
+            reason,
+        }
+        .into())
     }
 
     fn begin(
@@ -202,7 +234,9 @@ impl Receiver<'_> {
         let received = Control::decode(state);
         match control {
             Some(known) if *known == received => Ok(()),
-            Some(_) => Err(TransferError::Damaged("a resumed transfer is of another view".to_owned())),
+            Some(_) => Err(TransferError::Damaged(
+                "a resumed transfer is of another view".to_owned(),
+            )),
             None => {
                 let index = received.applied().map_or(0, |applied| applied.index);
                 if self.hold && !self.store.hold_after(index) {

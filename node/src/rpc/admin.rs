@@ -68,7 +68,11 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::ReadReplicaRequest>,
     ) -> Result<Response<Self::ReadReplicaStream>, Status> {
-        let pages = self.0.read_replica(request.into_inner()).await.map_err(to_status)?;
+        let pages = self
+            .0
+            .read_replica(request.into_inner())
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(pages.map(|page| page.map_err(to_status)).boxed()))
     }
 

@@ -46,7 +46,11 @@ fn timeout_ms(metadata: &MetadataMap) -> u32 {
 
 impl KvService {
     async fn answer(&self, timeout_ms: u32, op: request::Op) -> Result<response::Result, Status> {
-        let request = v1::Request { id: 0, timeout_ms, op: Some(op) };
+        let request = v1::Request {
+            id: 0,
+            timeout_ms,
+            op: Some(op),
+        };
         match self.handler.request(request).await.result {
             Some(response::Result::Error(error)) => Err(to_status(error)),
             Some(result) => Ok(result),
@@ -63,7 +67,10 @@ fn other_kind() -> Status {
 macro_rules! unary {
     ($service:expr, $request:expr, $op:ident, $result:ident) => {{
         let timeout_ms = timeout_ms($request.metadata());
-        match $service.answer(timeout_ms, request::Op::$op($request.into_inner())).await? {
+        match $service
+            .answer(timeout_ms, request::Op::$op($request.into_inner()))
+            .await?
+        {
             response::Result::$result(answer) => Ok(Response::new(answer)),
             _ => Err(other_kind()),
         }
@@ -83,7 +90,10 @@ impl Kv for KvService {
         unary!(self, request, Put, Write)
     }
 
-    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::WriteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
         unary!(self, request, Delete, Write)
     }
 
@@ -102,8 +112,9 @@ impl Kv for KvService {
             let service = service.clone();
             async move {
                 let Some(asked) = rest else { return Ok(None) };
-                let response::Result::Scan(page) =
-                    service.answer(timeout_ms, request::Op::Scan(asked.clone())).await?
+                let response::Result::Scan(page) = service
+                    .answer(timeout_ms, request::Op::Scan(asked.clone()))
+                    .await?
                 else {
                     return Err(other_kind());
                 };
@@ -131,7 +142,12 @@ fn rest_of(asked: v1::ScanRequest, page: &v1::ScanResponse) -> Option<v1::ScanRe
     }
     let limit = if asked.limit == 0 { 0 } else { asked.limit - read };
     // The next page may lie in another shard: the node routes it.
-    Some(v1::ScanRequest { start_key: page.resume_key.clone(), limit, route: None, ..asked })
+    Some(v1::ScanRequest {
+        start_key: page.resume_key.clone(),
+        limit,
+        route: None,
+        ..asked
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +156,15 @@ mod tests {
 
     #[test]
     fn timeouts_are_read_in_every_unit() {
-        for (text, ms) in [("2S", 2_000), ("150m", 150), ("1M", 60_000), ("1H", 3_600_000), ("5u", 1), ("", 0), ("x", 0)] {
+        for (text, ms) in [
+            ("2S", 2_000),
+            ("150m", 150),
+            ("1M", 60_000),
+            ("1H", 3_600_000),
+            ("5u", 1),
+            ("", 0),
+            ("x", 0),
+        ] {
             let mut metadata = MetadataMap::new();
             metadata.insert("grpc-timeout", text.parse().unwrap());
             assert_eq!(timeout_ms(&metadata), ms, "{text:?}");
@@ -154,7 +178,10 @@ mod tests {
             records: vec![v1::Record::default(); records],
             resume_key: resume.into(),
         };
-        let asked = v1::ScanRequest { limit: 3, ..Default::default() };
+        let asked = v1::ScanRequest {
+            limit: 3,
+            ..Default::default()
+        };
         assert_eq!(rest_of(asked.clone(), &page(2, b"k")).unwrap().limit, 1);
         assert!(rest_of(asked.clone(), &page(3, b"k")).is_none());
         assert!(rest_of(asked, &page(2, b"")).is_none());

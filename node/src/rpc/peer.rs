@@ -34,7 +34,11 @@ pub(super) struct PeerService {
 /// A frame of `body`, with its checksum.
 pub(super) fn frame(id: u64, body: peer_frame::Body) -> v1::PeerFrame {
     let (peer_frame::Body::Request(bytes) | peer_frame::Body::Response(bytes)) = &body;
-    v1::PeerFrame { id, crc: crc32fast::hash(bytes), body: Some(body) }
+    v1::PeerFrame {
+        id,
+        crc: crc32fast::hash(bytes),
+        body: Some(body),
+    }
 }
 
 /// The frame's content; `None` if its checksum does not match.
@@ -92,14 +96,28 @@ async fn take(
         };
         let cost = (frame.encoded_len() + OVERHEAD_BYTES).min(REQUEST_BYTES_MAX) as u32;
         // Nobody closes the semaphore.
-        let Ok(permit) = room.clone().acquire_many_owned(cost).await else { return };
+        let Ok(permit) = room.clone().acquire_many_owned(cost).await else {
+            return;
+        };
         let id = frame.id;
         match decoded(frame) {
             // The future is made here, in the order of the frames; what it awaits may overtake.
-            Ok(request) => tokio::spawn(answer(id, service.handler.handle(request), answers.clone(), permit)),
+            Ok(request) => tokio::spawn(answer(
+                id,
+                service.handler.handle(request),
+                answers.clone(),
+                permit,
+            )),
             Err(error) => {
-                let response = v1::PeerResponse { body: Some(v1::peer_response::Body::Error(error)) };
-                tokio::spawn(answer(id, Box::pin(std::future::ready(response)), answers.clone(), permit))
+                let response = v1::PeerResponse {
+                    body: Some(v1::peer_response::Body::Error(error)),
+                };
+                tokio::spawn(answer(
+                    id,
+                    Box::pin(std::future::ready(response)),
+                    answers.clone(),
+                    permit,
+                ))
             }
         };
     }
@@ -124,7 +142,9 @@ async fn answer(
 ) {
     let response = answer.await.encode_to_vec();
     // A stream without a reader belongs to a node that is gone.
-    let _ = answers.send(Ok(frame(id, peer_frame::Body::Response(response.into())))).await;
+    let _ = answers
+        .send(Ok(frame(id, peer_frame::Body::Response(response.into()))))
+        .await;
 }
 
 fn chunks(
@@ -133,7 +153,11 @@ fn chunks(
 ) -> impl Stream<Item = Result<v1::ViewChunk, Status>> + Send + 'static {
     pieces.map(move |piece| {
         let payload = Bytes::from(piece.map_err(to_status)?.encode_to_vec());
-        Ok(v1::ViewChunk { view_id, crc: crc32fast::hash(&payload), payload })
+        Ok(v1::ViewChunk {
+            view_id,
+            crc: crc32fast::hash(&payload),
+            payload,
+        })
     })
 }
 

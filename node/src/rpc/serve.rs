@@ -47,13 +47,19 @@ pub async fn serve(listener: TcpListener, services: Services, stop: Cancellation
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(io::Error::other)?;
-    let kv = KvServer::new(KvService { handler: services.kv, stop: stop.clone() })
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let kv = KvServer::new(KvService {
+        handler: services.kv,
+        stop: stop.clone(),
+    })
+    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin = AdminServer::new(AdminService(services.admin)).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let peer = PeerServer::new(PeerService { handler: services.peer, stop: stop.clone() })
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let peer = PeerServer::new(PeerService {
+        handler: services.peer,
+        stop: stop.clone(),
+    })
+    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let serving = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -82,9 +88,7 @@ pub async fn serve(listener: TcpListener, services: Services, stop: Cancellation
 }
 
 /// Accepted connections; `Server::tcp_nodelay` does not hold for a listener of our own.
-fn no_delay(
-    listener: TcpListener,
-) -> impl futures::Stream<Item = io::Result<tokio::net::TcpStream>> {
+fn no_delay(listener: TcpListener) -> impl futures::Stream<Item = io::Result<tokio::net::TcpStream>> {
     futures::StreamExt::map(TcpListenerStream::new(listener), |accepted| {
         accepted.inspect(|stream| {
             if let Err(error) = stream.set_nodelay(true) {

@@ -68,8 +68,16 @@ async fn take(
                 return;
             }
         };
-        let Some(room) = room_for(&request_room, message.encoded_len(), REQUEST_BYTES_MAX).await else { return };
-        tokio::spawn(work(handler.clone(), message, answers.clone(), answer_room.clone(), room));
+        let Some(room) = room_for(&request_room, message.encoded_len(), REQUEST_BYTES_MAX).await else {
+            return;
+        };
+        tokio::spawn(work(
+            handler.clone(),
+            message,
+            answers.clone(),
+            answer_room.clone(),
+            room,
+        ));
     }
 }
 
@@ -81,10 +89,16 @@ async fn work(
     answer_room: Arc<Semaphore>,
     _request_room: OwnedSemaphorePermit,
 ) {
-    let mut working: FuturesUnordered<_> = message.requests.into_iter().map(|request| handler.request(request)).collect();
+    let mut working: FuturesUnordered<_> = message
+        .requests
+        .into_iter()
+        .map(|request| handler.request(request))
+        .collect();
     while let Some(answer) = working.next().await {
         let answer_bytes = answer.encoded_len() + OVERHEAD_BYTES;
-        let Some(room) = room_for(&answer_room, answer_bytes, ANSWER_BYTES_MAX).await else { return };
+        let Some(room) = room_for(&answer_room, answer_bytes, ANSWER_BYTES_MAX).await else {
+            return;
+        };
         if answers.send((answer, answer_bytes, room)).await.is_err() {
             return; // The caller is gone; what was asked is done all the same.
         }
@@ -97,7 +111,9 @@ async fn room_for(room: &Arc<Semaphore>, bytes: usize, max: usize) -> Option<Own
 }
 
 /// What waits in the queue joins one message; a lone answer waits for nobody.
-fn gathered(queued: mpsc::Receiver<Queued>) -> impl Stream<Item = Result<v1::SessionResponse, Status>> + Send + 'static {
+fn gathered(
+    queued: mpsc::Receiver<Queued>,
+) -> impl Stream<Item = Result<v1::SessionResponse, Status>> + Send + 'static {
     futures::stream::unfold(queued, |mut queued| async move {
         let mut next = Some(queued.recv().await?);
         let mut responses = Vec::new();

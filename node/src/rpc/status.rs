@@ -26,9 +26,10 @@ pub fn to_status(error: v1::Error) -> Status {
 fn without_list(error: v1::Error) -> v1::Error {
     let kind = match error.kind {
         Some(Kind::EpochNotMatch(_)) => Some(Kind::EpochNotMatch(v1::EpochNotMatch::default())),
-        Some(Kind::KeyNotInShard(key)) => {
-            Some(Kind::KeyNotInShard(v1::KeyNotInShard { shard_id: key.shard_id, ..Default::default() }))
-        }
+        Some(Kind::KeyNotInShard(key)) => Some(Kind::KeyNotInShard(v1::KeyNotInShard {
+            shard_id: key.shard_id,
+            ..Default::default()
+        })),
         kind => kind,
     };
     let message = error.message.chars().take(1_024).collect();
@@ -67,9 +68,17 @@ mod tests {
 
     #[test]
     fn a_long_list_is_left_out_rather_than_the_kind() {
-        let descriptor = v1::ShardDescriptor { start_key: vec![7; 4_000].into(), ..Default::default() };
-        let many = v1::EpochNotMatch { current: vec![descriptor; 4] };
-        let error = v1::Error { message: "moved".to_owned(), kind: Some(Kind::EpochNotMatch(many)) };
+        let descriptor = v1::ShardDescriptor {
+            start_key: vec![7; 4_000].into(),
+            ..Default::default()
+        };
+        let many = v1::EpochNotMatch {
+            current: vec![descriptor; 4],
+        };
+        let error = v1::Error {
+            message: "moved".to_owned(),
+            kind: Some(Kind::EpochNotMatch(many)),
+        };
         let status = to_status(error);
         assert!(status.details().len() < DETAILS_BYTES_MAX);
         let told = v1::Error::decode(status.details()).unwrap();

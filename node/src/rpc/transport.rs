@@ -111,7 +111,11 @@ impl Transport for GrpcTransport {
 }
 
 impl Link {
-    async fn call(&self, request: v1::PeerRequest, timeout: Duration) -> Result<v1::PeerResponse, TransportError> {
+    async fn call(
+        &self,
+        request: v1::PeerRequest,
+        timeout: Duration,
+    ) -> Result<v1::PeerResponse, TransportError> {
         let deadline = Instant::now() + timeout;
         let bytes = Bytes::from(request.encode_to_vec());
         let cost = (bytes.len() + OVERHEAD_BYTES).min(OUTSTANDING_BYTES_MAX) as u32;
@@ -122,7 +126,9 @@ impl Link {
         let stream = self.stream()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        stream.wait_for(id, sender).map_err(|reason| self.unreachable(&reason))?;
+        stream
+            .wait_for(id, sender)
+            .map_err(|reason| self.unreachable(&reason))?;
         let _entry = Entry { stream: &stream, id };
         // A queue without a reader belongs to a stream that ended; the wait below finds out.
         let _ = stream.queue.send(frame(id, peer_frame::Body::Request(bytes)));
@@ -145,22 +151,33 @@ impl Link {
             }
         }
         let (queue, queued) = mpsc::unbounded_channel();
-        let stream = Arc::new(MessageStream { queue, state: Mutex::default() });
+        let stream = Arc::new(MessageStream {
+            queue,
+            state: Mutex::default(),
+        });
         tokio::spawn(drive(self.addr.clone(), queued, stream.clone()));
         *current = Some(stream.clone());
         Ok(stream)
     }
 
     fn unreachable(&self, reason: &str) -> TransportError {
-        TransportError::Unreachable { addr: self.addr.clone(), reason: reason.to_owned() }
+        TransportError::Unreachable {
+            addr: self.addr.clone(),
+            reason: reason.to_owned(),
+        }
     }
 
     fn lost(&self, reason: &str) -> TransportError {
-        TransportError::Lost { addr: self.addr.clone(), reason: reason.to_owned() }
+        TransportError::Lost {
+            addr: self.addr.clone(),
+            reason: reason.to_owned(),
+        }
     }
 
     fn damaged(&self) -> TransportError {
-        TransportError::Damaged { addr: self.addr.clone() }
+        TransportError::Damaged {
+            addr: self.addr.clone(),
+        }
     }
 }
 
@@ -176,7 +193,10 @@ impl MessageStream {
 
     fn why_ended(&self, link: &Link) -> TransportError {
         let state = self.state.lock();
-        let reason = state.ended.as_ref().map_or("the answer was dropped", |(_, reason)| reason);
+        let reason = state
+            .ended
+            .as_ref()
+            .map_or("the answer was dropped", |(_, reason)| reason);
         match state.connected {
             true => link.lost(reason),
             false => link.unreachable(reason),
@@ -225,8 +245,14 @@ async fn run(
     stream.state.lock().connected = true;
     tracing::info!(addr, "connected to another node");
     let inbound = client.messages(UnboundedReceiverStream::new(queued)).await;
-    let mut inbound = inbound.map_err(|status| status.message().to_owned())?.into_inner();
-    while let Some(frame) = inbound.message().await.map_err(|status| status.message().to_owned())? {
+    let mut inbound = inbound
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
+    while let Some(frame) = inbound
+        .message()
+        .await
+        .map_err(|status| status.message().to_owned())?
+    {
         let id = frame.id;
         let Some(peer_frame::Body::Response(bytes)) = verified(frame) else {
             // Its caller runs into its deadline: what a damaged frame said is not known.
@@ -266,7 +292,10 @@ async fn client(addr: &str) -> Result<PeerClient<Channel>, String> {
 }
 
 async fn fetch_view(addr: String, request: v1::FetchViewRequest) -> Result<ViewStream, TransportError> {
-    let unreachable = |reason: String| TransportError::Unreachable { addr: addr.clone(), reason };
+    let unreachable = |reason: String| TransportError::Unreachable {
+        addr: addr.clone(),
+        reason,
+    };
     let mut client = client(&addr).await.map_err(unreachable)?;
     let opened = tokio::time::timeout(STALL_MAX, client.fetch_view(request)).await;
     let opened = opened.map_err(|_| unreachable("no answer in time".to_owned()))?;
@@ -293,7 +322,9 @@ async fn fetch_view(addr: String, request: v1::FetchViewRequest) -> Result<ViewS
 }
 
 fn piece(addr: &str, chunk: v1::ViewChunk) -> Result<v1::ViewPayload, TransportError> {
-    let damaged = || TransportError::Damaged { addr: addr.to_owned() };
+    let damaged = || TransportError::Damaged {
+        addr: addr.to_owned(),
+    };
     if crc32fast::hash(&chunk.payload) != chunk.crc {
         return Err(damaged());
     }
@@ -304,6 +335,9 @@ fn piece(addr: &str, chunk: v1::ViewChunk) -> Result<v1::ViewPayload, TransportE
 fn refused(addr: &str, status: &tonic::Status) -> TransportError {
     match v1::Error::decode(status.details()) {
         Ok(error) if error.kind.is_some() => TransportError::Refused(error),
-        _ => TransportError::Lost { addr: addr.to_owned(), reason: status.message().to_owned() },
+        _ => TransportError::Lost {
+            addr: addr.to_owned(),
+            reason: status.message().to_owned(),
+        },
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
-use futures::FutureExt;
 use prost::Message;
 use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1::{self, peer_request, peer_response};
@@ -14,8 +14,10 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 use super::directory;
 use super::member::Member;
 use super::node::Node;
+use crate::clock::now;
 use crate::error;
 use crate::limits::PAGE_BYTES_DEFAULT;
+use crate::metrics;
 use crate::replica::Replica;
 use crate::rpc::handler::{AdminHandler, Answer, KvHandler};
 
@@ -28,12 +30,25 @@ pub struct Front(pub Arc<Node>);
 impl KvHandler for Front {
     fn request(&self, request: v1::Request) -> BoxFuture<'static, v1::Response> {
         let node = self.0.clone();
-        async move { node.answer(request, false).await }.boxed()
+        async move {
+            let op = metrics::op_index(request.op.as_ref());
+            let begun = now();
+            let response = node.answer(request, false).await;
+            if let Some(op) = op {
+                node.metrics()
+                    .observe(op, response.result.as_ref(), begun.elapsed());
+            }
+            response
+        }
+        .boxed()
     }
 }
 
 impl AdminHandler for Front {
-    fn init_cluster(&self, request: v1::InitClusterRequest) -> BoxFuture<'static, Answer<v1::InitClusterResponse>> {
+    fn init_cluster(
+        &self,
+        request: v1::InitClusterRequest,
+    ) -> BoxFuture<'static, Answer<v1::InitClusterResponse>> {
         let node = self.0.clone();
         async move { node.init_cluster(request).await }.boxed()
     }
@@ -44,7 +59,10 @@ impl AdminHandler for Front {
         async move { Ok(node.member().map(|member| member.directory()).unwrap_or_default()) }.boxed()
     }
 
-    fn create_keyspace(&self, request: v1::CreateKeyspaceRequest) -> BoxFuture<'static, Answer<v1::Keyspace>> {
+    fn create_keyspace(
+        &self,
+        request: v1::CreateKeyspaceRequest,
+    ) -> BoxFuture<'static, Answer<v1::Keyspace>> {
         let node = self.0.clone();
         async move { node.require_member()?.create_keyspace(request).await }.boxed()
     }
@@ -72,7 +90,13 @@ impl AdminHandler for Front {
         request: v1::ReadReplicaRequest,
     ) -> BoxFuture<'static, Answer<BoxStream<'static, Answer<v1::ScanResponse>>>> {
         let node = self.0.clone();
-        async move { Ok(read_replica(local_replica(&node, request.shard_id)?, request.start_key)) }.boxed()
+        async move {
+            Ok(read_replica(
+                local_replica(&node, request.shard_id)?,
+                request.start_key,
+            ))
+        }
+        .boxed()
     }
 
     fn replica_digest(
@@ -86,7 +110,12 @@ impl AdminHandler for Front {
 
 fn local_replica(node: &Arc<Node>, shard_id: u64) -> Answer<Arc<Replica>> {
     let replica = node.require_member()?.replicas.get(shard_id);
-    replica.ok_or_else(|| error::invalid("shard_id", format!("this node holds no replica of shard {shard_id}")))
+    replica.ok_or_else(|| {
+        error::invalid(
+            "shard_id",
+            format!("this node holds no replica of shard {shard_id}"),
+        )
+    })
 }
 
 /// Pages of a replica's own records, keys as stored (with their keyspace), whoever leads.
@@ -96,7 +125,10 @@ fn read_replica(replica: Arc<Replica>, start: Bytes) -> BoxStream<'static, Answe
         async move {
             let Some(start) = start else { return Ok(None) };
             let held = replica.store().with_control(|control| control.range().clone());
-            let range = KeyRange { start: start.max(held.start.clone()), end: held.end };
+            let range = KeyRange {
+                start: start.max(held.start.clone()),
+                end: held.end,
+            };
             let page = replica.scan_local(range, usize::MAX, PAGE_BYTES_DEFAULT).await?;
             let records = page.records.into_iter().filter_map(|record| {
                 Some(v1::Record {
@@ -108,7 +140,13 @@ fn read_replica(replica: Arc<Replica>, start: Bytes) -> BoxStream<'static, Answe
                 })
             });
             let resume_key = page.resume.clone().unwrap_or_default();
-            Ok(Some((v1::ScanResponse { records: records.collect(), resume_key }, page.resume)))
+            Ok(Some((
+                v1::ScanResponse {
+                    records: records.collect(),
+                    resume_key,
+                },
+                page.resume,
+            )))
         }
     })
     .boxed()
@@ -137,7 +175,11 @@ impl Member {
     async fn await_keyspace(self: &Arc<Self>, keyspace_id: u32) {
         for _ in 0..40 {
             let known = self.directory.get();
-            if known.keyspaces.iter().any(|keyspace| keyspace.keyspace_id == keyspace_id) {
+            if known
+                .keyspaces
+                .iter()
+                .any(|keyspace| keyspace.keyspace_id == keyspace_id)
+            {
                 return;
             }
             self.refresh_directory().await;
@@ -145,20 +187,40 @@ impl Member {
         }
     }
 
-    async fn transfer_leader(&self, request: v1::TransferLeaderRequest) -> Answer<v1::TransferLeaderResponse> {
+    async fn transfer_leader(
+        &self,
+        request: v1::TransferLeaderRequest,
+    ) -> Answer<v1::TransferLeaderResponse> {
         let known = self.directory();
         let shard = directory::shard(&known, request.shard_id);
-        let shard = shard.ok_or_else(|| error::invalid("shard_id", format!("there is no shard {}", request.shard_id)))?;
-        if !shard.replicas.iter().any(|replica| replica.node_id == request.to_node_id) {
-            let message = format!("node {} holds no replica of shard {}", request.to_node_id, request.shard_id);
+        let shard = shard
+            .ok_or_else(|| error::invalid("shard_id", format!("there is no shard {}", request.shard_id)))?;
+        if !shard
+            .replicas
+            .iter()
+            .any(|replica| replica.node_id == request.to_node_id)
+        {
+            let message = format!(
+                "node {} holds no replica of shard {}",
+                request.to_node_id, request.shard_id
+            );
             return Err(error::invalid("to_node_id", message));
         }
-        match self.replicas.get(request.shard_id).filter(|replica| replica.is_leader()) {
+        match self
+            .replicas
+            .get(request.shard_id)
+            .filter(|replica| replica.is_leader())
+        {
             Some(replica) => replica.transfer_leader(Some(request.to_node_id)).await?,
             None => {
                 let leader = directory::node(&known, shard.leader_node_id);
                 let leader = leader.ok_or_else(|| error::not_leader(request.shard_id, 0, ""))?;
-                self.ask(&leader.addr, peer_request::Body::TransferLeader(request), META_TIMEOUT).await?;
+                self.ask(
+                    &leader.addr,
+                    peer_request::Body::TransferLeader(request),
+                    META_TIMEOUT,
+                )
+                .await?;
             }
         }
         Ok(v1::TransferLeaderResponse {})

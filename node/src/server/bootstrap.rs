@@ -30,7 +30,9 @@ impl Node {
         let _one_at_a_time = self.joining.lock().await;
         if let Some(member) = self.member() {
             let id = hex(&member.cluster_id());
-            return Err(error::already_exists(format!("this node belongs to cluster {id} already; nothing was changed")));
+            return Err(error::already_exists(format!(
+                "this node belongs to cluster {id} already; nothing was changed"
+            )));
         }
         let nodes = self.fresh_nodes().await?;
         check(&request, nodes.len())?;
@@ -46,7 +48,10 @@ impl Node {
         }
         let member = self.require_member()?;
         member.record_first_directory(directory).await?;
-        Ok(v1::InitClusterResponse { cluster_id: Bytes::copy_from_slice(&cluster_id), nodes })
+        Ok(v1::InitClusterResponse {
+            cluster_id: Bytes::copy_from_slice(&cluster_id),
+            nodes,
+        })
     }
 
     /// The join list's nodes, if all of them answer and none belongs to a cluster.
@@ -60,12 +65,15 @@ impl Node {
             let hello = match addr == self.options.addr {
                 true => self.hello(),
                 false => {
-                    let hello = peer_request::Body::Hello(v1::HelloRequest { addr: self.options.addr.clone() });
+                    let hello = peer_request::Body::Hello(v1::HelloRequest {
+                        addr: self.options.addr.clone(),
+                    });
                     match self.ask(&addr, hello, Duration::from_secs(5)).await {
                         Ok(peer_response::Body::Hello(hello)) => hello,
                         Ok(_) => return Err(error::internal("an answer of another kind")),
                         Err(error) => {
-                            let message = format!("node {addr} of the join list does not answer: {}", error.message);
+                            let message =
+                                format!("node {addr} of the join list does not answer: {}", error.message);
                             return Err(error::unavailable(message));
                         }
                     }
@@ -91,7 +99,10 @@ impl Node {
     pub(super) fn hello(&self) -> v1::HelloResponse {
         let member = self.member();
         v1::HelloResponse {
-            cluster_id: member.as_ref().map(|member| member.cluster_id()).unwrap_or_default(),
+            cluster_id: member
+                .as_ref()
+                .map(|member| member.cluster_id())
+                .unwrap_or_default(),
             node_id: member.map_or(0, |member| member.node_id()),
             addr: self.options.addr.clone(),
             http_addr: self.options.http_addr.clone(),
@@ -112,7 +123,10 @@ impl Node {
         };
         match node.addr == self.options.addr {
             true => self.bootstrap_locked(request).await,
-            false => self.ask(&node.addr, peer_request::Body::Bootstrap(request), STEP_TIMEOUT).await.map(|_| ()),
+            false => self
+                .ask(&node.addr, peer_request::Body::Bootstrap(request), STEP_TIMEOUT)
+                .await
+                .map(|_| ()),
         }
     }
 
@@ -131,7 +145,10 @@ impl Node {
         }
         let cluster_id = request.cluster_id[..].try_into();
         let cluster_id = cluster_id.map_err(|_| error::invalid("cluster_id", "a cluster id has 16 bytes"))?;
-        let identity = Identity { cluster_id, node_id: request.node_id };
+        let identity = Identity {
+            cluster_id,
+            node_id: request.node_id,
+        };
         identity::store(&*self.disk, &self.options.data_dir, &identity)
             .map_err(|failed| error::internal(failed.to_string()))?;
         let joined = self.become_member(identity, request.directory).await;
@@ -144,7 +161,9 @@ impl Node {
         shard: &v1::ShardDescriptor,
         replica: &v1::ReplicaDescriptor,
     ) -> Result<(), v1::Error> {
-        self.require_member()?.create_replica_on(shard, replica, true).await
+        self.require_member()?
+            .create_replica_on(shard, replica, true)
+            .await
     }
 }
 
@@ -165,11 +184,20 @@ impl Member {
         if replica.node_id == self.node_id() {
             return self.create_replica_here(request).await;
         }
-        self.ask(&replica.addr, peer_request::Body::CreateReplica(request), STEP_TIMEOUT).await.map(|_| ())
+        self.ask(
+            &replica.addr,
+            peer_request::Body::CreateReplica(request),
+            STEP_TIMEOUT,
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Makes a replica here.
-    pub(super) async fn create_replica_here(&self, request: v1::CreateReplicaRequest) -> Result<(), v1::Error> {
+    pub(super) async fn create_replica_here(
+        &self,
+        request: v1::CreateReplicaRequest,
+    ) -> Result<(), v1::Error> {
         self.replicas.create(request).await
     }
 
@@ -186,7 +214,10 @@ impl Member {
             body: Some(body),
         };
         let answer = self.transport.call(addr, request, timeout).await;
-        match answer.map_err(|error| error::unavailable(error.to_string()))?.body {
+        match answer
+            .map_err(|error| error::unavailable(error.to_string()))?
+            .body
+        {
             Some(peer_response::Body::Error(error)) => Err(error),
             Some(body) => Ok(body),
             None => Err(error::internal("an empty answer")),
@@ -221,8 +252,17 @@ impl Member {
             && leader != self.node_id()
             && let Some(node) = super::directory::node(&self.directory.get(), leader)
         {
-            let request = v1::TransferLeaderRequest { shard_id: META_SHARD, to_node_id: self.node_id() };
-            let asked = self.ask(&node.addr, peer_request::Body::TransferLeader(request), STEP_TIMEOUT).await;
+            let request = v1::TransferLeaderRequest {
+                shard_id: META_SHARD,
+                to_node_id: self.node_id(),
+            };
+            let asked = self
+                .ask(
+                    &node.addr,
+                    peer_request::Body::TransferLeader(request),
+                    STEP_TIMEOUT,
+                )
+                .await;
             if let Err(error) = asked {
                 tracing::debug!(error = error.message, "the meta shard is led elsewhere for now");
             }
@@ -233,11 +273,17 @@ impl Member {
 
 fn check(request: &v1::InitClusterRequest, nodes: usize) -> Result<(), v1::Error> {
     if request.shards == 0 || request.shards > INITIAL_SHARDS_MAX {
-        let message = format!("--shards must be between 1 and {INITIAL_SHARDS_MAX}, not {}", request.shards);
+        let message = format!(
+            "--shards must be between 1 and {INITIAL_SHARDS_MAX}, not {}",
+            request.shards
+        );
         return Err(error::invalid("shards", message));
     }
     if ![1, 3, 5].contains(&request.replicas) || request.replicas as usize > nodes {
-        let message = format!("--replicas must be 1, 3 or 5 and at most the {nodes} nodes, not {}", request.replicas);
+        let message = format!(
+            "--replicas must be 1, 3 or 5 and at most the {nodes} nodes, not {}",
+            request.replicas
+        );
         return Err(error::invalid("replicas", message));
     }
     Ok(())
@@ -249,7 +295,10 @@ fn first_directory(
     cluster_id: [u8; 16],
     nodes: Vec<v1::NodeDescriptor>,
 ) -> v1::Directory {
-    let epoch = Some(v1::ShardEpoch { conf_version: 0, range_version: 1 });
+    let epoch = Some(v1::ShardEpoch {
+        conf_version: 0,
+        range_version: 1,
+    });
     let shard = |number: u64, start_key: Bytes, end_key: Bytes| v1::ShardDescriptor {
         shard_id: META_SHARD + number,
         start_key,
@@ -264,7 +313,13 @@ fn first_directory(
         0 => user.clone(),
         slot => Bytes::copy_from_slice(&slot_start(slot, count).to_be_bytes()),
     };
-    let end = |slot: u64| if slot + 1 == count { Bytes::new() } else { start(slot + 1) };
+    let end = |slot: u64| {
+        if slot + 1 == count {
+            Bytes::new()
+        } else {
+            start(slot + 1)
+        }
+    };
     let meta = shard(0, Bytes::new(), user.clone());
     let data = (0..count).map(|slot| shard(slot + 1, start(slot), end(slot)));
     v1::Directory {
@@ -299,7 +354,12 @@ mod tests {
     #[test]
     fn the_first_shards_tile_the_key_space() {
         for shards in [1, 3, 8, 100] {
-            let nodes = (1..=3).map(|node_id| v1::NodeDescriptor { node_id, ..Default::default() }).collect();
+            let nodes = (1..=3)
+                .map(|node_id| v1::NodeDescriptor {
+                    node_id,
+                    ..Default::default()
+                })
+                .collect();
             let directory = first_directory(&v1::InitClusterRequest { shards, replicas: 3 }, [0; 16], nodes);
             assert_eq!(directory.shards.len() as u32, shards + 1);
             let mut end = Bytes::new();
@@ -315,9 +375,24 @@ mod tests {
 
     #[test]
     fn the_nodes_take_turns_as_first_replica() {
-        let nodes = (1..=3).map(|node_id| v1::NodeDescriptor { node_id, ..Default::default() }).collect();
-        let directory = first_directory(&v1::InitClusterRequest { shards: 6, replicas: 3 }, [0; 16], nodes);
-        let firsts: Vec<_> = directory.shards[1..].iter().map(|shard| shard.replicas[0].node_id).collect();
+        let nodes = (1..=3)
+            .map(|node_id| v1::NodeDescriptor {
+                node_id,
+                ..Default::default()
+            })
+            .collect();
+        let directory = first_directory(
+            &v1::InitClusterRequest {
+                shards: 6,
+                replicas: 3,
+            },
+            [0; 16],
+            nodes,
+        );
+        let firsts: Vec<_> = directory.shards[1..]
+            .iter()
+            .map(|shard| shard.replicas[0].node_id)
+            .collect();
         assert_eq!(firsts, [2, 3, 1, 2, 3, 1]);
     }
 }

@@ -32,7 +32,12 @@ impl DirectoryCopy {
             whole.then(|| v1::Directory::decode(body).ok()).flatten()
         });
         let directory = stored.unwrap_or_default();
-        Self { disk, path, current: RwLock::new(Arc::new(directory)), writing: Mutex::new(()) }
+        Self {
+            disk,
+            path,
+            current: RwLock::new(Arc::new(directory)),
+            writing: Mutex::new(()),
+        }
     }
 
     /// The map as known now.
@@ -60,7 +65,10 @@ impl DirectoryCopy {
 
 /// The shard that holds a stored key.
 pub(super) fn shard_of<'a>(directory: &'a v1::Directory, key: &[u8]) -> Option<&'a v1::ShardDescriptor> {
-    directory.shards.iter().find(|shard| KeyRange::of(shard).contains(key))
+    directory
+        .shards
+        .iter()
+        .find(|shard| KeyRange::of(shard).contains(key))
 }
 
 /// A shard by number.
@@ -75,13 +83,19 @@ pub(super) fn node(directory: &v1::Directory, id: NodeId) -> Option<&v1::NodeDes
 
 /// A keyspace by name.
 pub(super) fn keyspace(directory: &v1::Directory, name: &str) -> Option<KeyspaceId> {
-    directory.keyspaces.iter().find(|keyspace| keyspace.name == name).map(|keyspace| keyspace.keyspace_id)
+    directory
+        .keyspaces
+        .iter()
+        .find(|keyspace| keyspace.name == name)
+        .map(|keyspace| keyspace.keyspace_id)
 }
 
 /// Evenly spread points of the first key byte: `pieces - 1` cuts.
 pub(super) fn even_cuts(pieces: u32) -> Vec<Bytes> {
     let pieces = pieces.clamp(1, 256);
-    (1..pieces).map(|piece| Bytes::copy_from_slice(&[(piece * 256 / pieces) as u8])).collect()
+    (1..pieces)
+        .map(|piece| Bytes::copy_from_slice(&[(piece * 256 / pieces) as u8]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -95,8 +109,16 @@ mod tests {
         let path = dir.path().join("directory");
         let open = || DirectoryCopy::open(Arc::new(RealDisk), path.clone());
         let copy = open();
-        copy.learn(v1::Directory { version: 5, replicas: 3, ..Default::default() });
-        copy.learn(v1::Directory { version: 4, replicas: 1, ..Default::default() });
+        copy.learn(v1::Directory {
+            version: 5,
+            replicas: 3,
+            ..Default::default()
+        });
+        copy.learn(v1::Directory {
+            version: 4,
+            replicas: 1,
+            ..Default::default()
+        });
         assert_eq!((copy.get().version, copy.get().replicas), (5, 3));
         assert_eq!(*open().get(), *copy.get());
     }
@@ -105,8 +127,11 @@ mod tests {
     fn a_damaged_file_is_no_map() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("directory");
-        DirectoryCopy::open(Arc::new(RealDisk), path.clone())
-            .learn(v1::Directory { version: 5, replicas: 3, ..Default::default() });
+        DirectoryCopy::open(Arc::new(RealDisk), path.clone()).learn(v1::Directory {
+            version: 5,
+            replicas: 3,
+            ..Default::default()
+        });
         let mut bytes = read_file(&RealDisk, &path).unwrap();
         bytes[6] ^= 1;
         write_file_atomically(&RealDisk, &path, &bytes).unwrap();

@@ -50,7 +50,12 @@ pub(super) async fn run(mut driver: Driver, stop: CancellationToken) {
 
 impl Driver {
     pub fn new(member: Arc<Member>) -> Self {
-        Self { member, sightings: Sightings::default(), strays: BTreeMap::new(), balanced: now() }
+        Self {
+            member,
+            sightings: Sightings::default(),
+            strays: BTreeMap::new(),
+            balanced: now(),
+        }
     }
 
     fn forget(&mut self) {
@@ -74,7 +79,9 @@ impl Driver {
 
     async fn finish_splits(&self) -> Result<(), v1::Error> {
         // Whoever creates a keyspace is at it already.
-        let Ok(_reshaping) = self.member.reshaping.try_lock() else { return Ok(()) };
+        let Ok(_reshaping) = self.member.reshaping.try_lock() else {
+            return Ok(());
+        };
         if self.member.directory.get().pending_splits.is_empty() {
             return Ok(());
         }
@@ -86,7 +93,9 @@ impl Driver {
         let mut led: BTreeMap<u64, (u64, NodeId, v1::ShardDescriptor)> = BTreeMap::new();
         for (node, status) in statuses {
             for replica in status.replicas.iter().filter(|replica| replica.is_leader) {
-                let newest = led.get(&replica.shard_id).is_none_or(|(term, ..)| *term < replica.term);
+                let newest = led
+                    .get(&replica.shard_id)
+                    .is_none_or(|(term, ..)| *term < replica.term);
                 if let (true, Some(descriptor)) = (newest, &replica.descriptor) {
                     led.insert(replica.shard_id, (replica.term, *node, descriptor.clone()));
                 }
@@ -94,7 +103,9 @@ impl Driver {
         }
         let update = |directory: &mut v1::Directory| {
             for shard in &mut directory.shards {
-                let Some((_, leader, reported)) = led.get(&shard.shard_id) else { continue };
+                let Some((_, leader, reported)) = led.get(&shard.shard_id) else {
+                    continue;
+                };
                 let conf = |shard: &v1::ShardDescriptor| shard.epoch.map(|epoch| epoch.conf_version);
                 if !reported.replicas.is_empty() && conf(reported) >= conf(shard) {
                     shard.replicas = reported.replicas.clone();
@@ -137,9 +148,18 @@ impl Driver {
                 continue;
             }
             let known = self.member.directory.get();
-            let Some(node) = directory::node(&known, stray.node_id) else { continue };
-            let node = PeerNode { node_id: node.node_id, addr: node.addr.clone() };
-            match self.member.remove_on(&node, stray.shard_id, stray.replica_id).await {
+            let Some(node) = directory::node(&known, stray.node_id) else {
+                continue;
+            };
+            let node = PeerNode {
+                node_id: node.node_id,
+                addr: node.addr.clone(),
+            };
+            match self
+                .member
+                .remove_on(&node, stray.shard_id, stray.replica_id)
+                .await
+            {
                 Ok(()) => tracing::info!(?stray, "a replica no longer counted was removed"),
                 Err(error) => tracing::debug!(?stray, error = error.message, "a stray replica stays for now"),
             }
@@ -150,18 +170,29 @@ impl Driver {
         if self.balanced.elapsed() < BALANCE_PAUSE {
             return;
         }
-        let Some(wanted) = balance_leaders(statuses) else { return };
+        let Some(wanted) = balance_leaders(statuses) else {
+            return;
+        };
         self.balanced = now();
         let known = self.member.directory.get();
-        let request = v1::TransferLeaderRequest { shard_id: wanted.shard_id, to_node_id: wanted.to };
-        let outcome = match (wanted.from == self.member.node_id(), directory::node(&known, wanted.from)) {
+        let request = v1::TransferLeaderRequest {
+            shard_id: wanted.shard_id,
+            to_node_id: wanted.to,
+        };
+        let outcome = match (
+            wanted.from == self.member.node_id(),
+            directory::node(&known, wanted.from),
+        ) {
             (true, _) => match self.member.replicas().get(wanted.shard_id) {
                 Some(replica) => replica.transfer_leader(Some(wanted.to)).await,
                 None => return,
             },
             (false, Some(node)) => {
                 let body = peer_request::Body::TransferLeader(request);
-                self.member.ask(&node.addr, body, Duration::from_secs(5)).await.map(|_| ())
+                self.member
+                    .ask(&node.addr, body, Duration::from_secs(5))
+                    .await
+                    .map(|_| ())
             }
             (false, None) => return,
         };
@@ -175,11 +206,17 @@ impl Driver {
 async fn replace(member: &Arc<Member>, replacement: Replacement) {
     let Replacement { missing, to, leader } = replacement;
     let known = member.directory.get();
-    let Some(leader) = directory::node(&known, leader) else { return };
+    let Some(leader) = directory::node(&known, leader) else {
+        return;
+    };
     let request = v1::ReplaceReplicaRequest {
         shard_id: missing.shard_id,
         old_replica_id: missing.replica_id,
-        member: Some(v1::Member { replica_id: 0, node_id: to.node_id, addr: to.addr }),
+        member: Some(v1::Member {
+            replica_id: 0,
+            node_id: to.node_id,
+            addr: to.addr,
+        }),
     };
     let outcome = match leader.node_id == member.node_id() {
         true => member.replace_replica(request).await.map(|_| ()),

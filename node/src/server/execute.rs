@@ -47,7 +47,10 @@ pub(super) fn target(op: &Op) -> Result<Target, v1::Error> {
         Op::Delete(delete) => of(delete.keyspace_id, &delete.keyspace, &delete.key, &delete.route),
         Op::Add(add) => of(add.keyspace_id, &add.keyspace, &add.key, &add.route),
         Op::Batch(batch) => {
-            let first = batch.operations.first().ok_or_else(|| error::invalid("batch", "the batch is empty"))?;
+            let first = batch
+                .operations
+                .first()
+                .ok_or_else(|| error::invalid("batch", "the batch is empty"))?;
             of(batch.keyspace_id, &batch.keyspace, &first.key, &batch.route)
         }
         Op::Scan(scan) => of(scan.keyspace_id, &scan.keyspace, &scan.start_key, &scan.route),
@@ -93,13 +96,22 @@ pub(super) fn check(keyspace_id: KeyspaceId, op: &Op) -> Result<(), v1::Error> {
 fn check_key(key: &[u8]) -> Result<(), v1::Error> {
     match key.len() <= KEY_BYTES_MAX {
         true => Ok(()),
-        false => Err(error::invalid("key", format!("a key of {} bytes is over the limit of {KEY_BYTES_MAX}", key.len()))),
+        false => Err(error::invalid(
+            "key",
+            format!(
+                "a key of {} bytes is over the limit of {KEY_BYTES_MAX}",
+                key.len()
+            ),
+        )),
     }
 }
 
 fn check_value(keyspace_id: KeyspaceId, key: &[u8], value: &[u8], crc: Option<u32>) -> Result<(), v1::Error> {
     if value.len() > VALUE_BYTES_MAX {
-        let message = format!("a value of {} bytes is over the limit of {VALUE_BYTES_MAX}", value.len());
+        let message = format!(
+            "a value of {} bytes is over the limit of {VALUE_BYTES_MAX}",
+            value.len()
+        );
         return Err(error::invalid("value", message));
     }
     match crc {
@@ -133,7 +145,10 @@ fn check_batch(keyspace_id: KeyspaceId, batch: &v1::BatchRequest) -> Result<(), 
     }
     match bytes <= BATCH_BYTES_MAX {
         true => Ok(()),
-        false => Err(error::invalid("batch", format!("a batch of {bytes} bytes is over the limit of {BATCH_BYTES_MAX}"))),
+        false => Err(error::invalid(
+            "batch",
+            format!("a batch of {bytes} bytes is over the limit of {BATCH_BYTES_MAX}"),
+        )),
     }
 }
 
@@ -149,25 +164,56 @@ pub(super) async fn execute(
             let key = stored_key(keyspace_id, &get.key);
             contains(replica, &key)?;
             let record = bounded_read(timeout, replica.get(&key)).await?;
-            Ok(response::Result::Get(v1::GetResponse { record: record.and_then(wire_record) }))
+            Ok(response::Result::Get(v1::GetResponse {
+                record: record.and_then(wire_record),
+            }))
         }
         Op::Scan(scan) => bounded_read(timeout, page(replica, keyspace_id, scan)).await,
         Op::OpenIncarnation(_) => {
-            let written = replica.write(Write { token: None, kind: WriteKind::OpenIncarnation }, timeout).await?;
+            let written = replica
+                .write(
+                    Write {
+                        token: None,
+                        kind: WriteKind::OpenIncarnation,
+                    },
+                    timeout,
+                )
+                .await?;
             let shard_id = replica.id().shard_id;
             Ok(response::Result::OpenIncarnation(v1::OpenIncarnationResponse {
-                incarnation: Some(v1::Incarnation { shard_id, version: written.version }),
+                incarnation: Some(v1::Incarnation {
+                    shard_id,
+                    version: written.version,
+                }),
                 remembered_ms: INCARNATION_REMEMBERED_MS,
             }))
         }
         Op::Add(add) => {
-            let kind = WriteKind::Add { key: stored_key(keyspace_id, &add.key), delta: add.delta };
-            let written = replica.write(Write { token: add.token, kind }, timeout).await?;
-            let value = written.sum.ok_or_else(|| error::internal("an addition without a sum"))?;
-            Ok(response::Result::Add(v1::AddResponse { value, version: written.version }))
+            let kind = WriteKind::Add {
+                key: stored_key(keyspace_id, &add.key),
+                delta: add.delta,
+            };
+            let written = replica
+                .write(
+                    Write {
+                        token: add.token,
+                        kind,
+                    },
+                    timeout,
+                )
+                .await?;
+            let value = written
+                .sum
+                .ok_or_else(|| error::internal("an addition without a sum"))?;
+            Ok(response::Result::Add(v1::AddResponse {
+                value,
+                version: written.version,
+            }))
         }
         Op::Put(put) => {
-            let crc = put.client_crc.unwrap_or_else(|| client_crc(keyspace_id, &put.key, &put.value));
+            let crc = put
+                .client_crc
+                .unwrap_or_else(|| client_crc(keyspace_id, &put.key, &put.value));
             let operation = WriteOperation {
                 key: stored_key(keyspace_id, &put.key),
                 put: Some((put.value, crc)),
@@ -184,10 +230,15 @@ pub(super) async fn execute(
             operations(replica, delete.token, vec![operation], timeout).await
         }
         Op::Batch(batch) => {
-            let batched = batch.operations.into_iter().map(|operation| batch_operation(keyspace_id, operation));
+            let batched = batch
+                .operations
+                .into_iter()
+                .map(|operation| batch_operation(keyspace_id, operation));
             let batched: Vec<_> = batched.collect();
             let outside = batched.iter().find(|operation| {
-                !replica.store().with_control(|control| control.range().contains(&operation.key))
+                !replica
+                    .store()
+                    .with_control(|control| control.range().contains(&operation.key))
             });
             match outside {
                 Some(outside) if batched.len() > 1 && batched[0].key != outside.key => Err(error::invalid(
@@ -203,13 +254,19 @@ pub(super) async fn execute(
 fn batch_operation(keyspace_id: KeyspaceId, operation: v1::BatchOperation) -> WriteOperation {
     let put = match operation.kind {
         Some(v1::batch_operation::Kind::Put(put)) => {
-            let crc = put.client_crc.unwrap_or_else(|| client_crc(keyspace_id, &operation.key, &put.value));
+            let crc = put
+                .client_crc
+                .unwrap_or_else(|| client_crc(keyspace_id, &operation.key, &put.value));
             Some((put.value, crc))
         }
         _ => None,
     };
     let condition = operation.condition.and_then(|condition| condition.kind);
-    WriteOperation { key: stored_key(keyspace_id, &operation.key), put, condition }
+    WriteOperation {
+        key: stored_key(keyspace_id, &operation.key),
+        put,
+        condition,
+    }
 }
 
 async fn operations(
@@ -218,20 +275,30 @@ async fn operations(
     operations: Vec<WriteOperation>,
     timeout: Duration,
 ) -> Result<response::Result, v1::Error> {
-    let write = Write { token, kind: WriteKind::Operations(operations) };
+    let write = Write {
+        token,
+        kind: WriteKind::Operations(operations),
+    };
     let WriteResult { version, .. } = replica.write(write, timeout).await?;
     Ok(response::Result::Write(v1::WriteResponse { version }))
 }
 
 fn contains(replica: &Replica, key: &Bytes) -> Result<(), v1::Error> {
-    match replica.store().with_control(|control| control.range().contains(key)) {
+    match replica
+        .store()
+        .with_control(|control| control.range().contains(key))
+    {
         true => Ok(()),
         false => Err(error::key_not_in_shard(replica.id().shard_id, key.clone())),
     }
 }
 
 /// One page of one shard; its resume key leads into the next shard where the range goes on there.
-async fn page(replica: &Replica, keyspace_id: KeyspaceId, scan: v1::ScanRequest) -> Result<response::Result, v1::Error> {
+async fn page(
+    replica: &Replica,
+    keyspace_id: KeyspaceId,
+    scan: v1::ScanRequest,
+) -> Result<response::Result, v1::Error> {
     let start = stored_key(keyspace_id, &scan.start_key);
     contains(replica, &start)?;
     let whole = KeyRange::of_keyspace(keyspace_id);
@@ -245,7 +312,11 @@ async fn page(replica: &Replica, keyspace_id: KeyspaceId, scan: v1::ScanRequest)
         return Ok(response::Result::Scan(v1::ScanResponse::default()));
     };
     let goes_on = range.end != wanted.end;
-    let records_max = if scan.limit == 0 { usize::MAX } else { usize::try_from(scan.limit).unwrap_or(usize::MAX) };
+    let records_max = if scan.limit == 0 {
+        usize::MAX
+    } else {
+        usize::try_from(scan.limit).unwrap_or(usize::MAX)
+    };
     let bytes_max = match scan.page_bytes {
         0 => PAGE_BYTES_DEFAULT,
         bytes => (bytes as usize).min(PAGE_BYTES_MAX),

@@ -84,7 +84,9 @@ fn encode(identity: &Identity) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Result<Option<Identity>, u32> {
-    let Some((body, crc)) = bytes.split_at_checked(LEN - 4) else { return Ok(None) };
+    let Some((body, crc)) = bytes.split_at_checked(LEN - 4) else {
+        return Ok(None);
+    };
     if crc != crc32fast::hash(body).to_be_bytes() || &body[..8] != MAGIC {
         return Ok(None);
     }
@@ -104,7 +106,10 @@ fn read_copy(disk: &dyn Disk, path: &Path) -> Result<Copy, IdentityError> {
         Ok(bytes) => match decode(&bytes) {
             Ok(Some(identity)) => Ok(Copy::Good(identity)),
             Ok(None) => Ok(Copy::Bad),
-            Err(found) => Err(IdentityError::NewerFormat { path: path.to_owned(), found }),
+            Err(found) => Err(IdentityError::NewerFormat {
+                path: path.to_owned(),
+                found,
+            }),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Copy::Missing),
         // A block that cannot be read is damage like any other.
@@ -118,12 +123,18 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError>
     let copies = [read_copy(disk, &first)?, read_copy(disk, &second)?];
     Ok(match copies {
         [Copy::Missing, Copy::Missing] => Loaded::None,
-        [Copy::Good(a), Copy::Good(b)] if a == b => Loaded::Known { identity: a, healed: false },
+        [Copy::Good(a), Copy::Good(b)] if a == b => Loaded::Known {
+            identity: a,
+            healed: false,
+        },
         // Two good copies that differ: neither can be told to be the newer.
         [Copy::Good(_), Copy::Good(_)] => Loaded::Damaged,
         [Copy::Good(identity), _] | [_, Copy::Good(identity)] => {
             store(disk, dir, &identity)?;
-            Loaded::Known { identity, healed: true }
+            Loaded::Known {
+                identity,
+                healed: true,
+            }
         }
         _ => Loaded::Damaged,
     })
@@ -143,7 +154,10 @@ mod tests {
     use super::*;
     use crate::disk::{Mode, RealDisk};
 
-    const IDENTITY: Identity = Identity { cluster_id: [7; 16], node_id: 3 };
+    const IDENTITY: Identity = Identity {
+        cluster_id: [7; 16],
+        node_id: 3,
+    };
 
     fn damage(path: &Path, at: u64) {
         let file = RealDisk.open(path, Mode::Write).unwrap();
@@ -158,9 +172,15 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             store(&RealDisk, dir.path(), &IDENTITY).unwrap();
             damage(&dir.path().join("identity.1"), at);
-            let healed = Loaded::Known { identity: IDENTITY, healed: true };
+            let healed = Loaded::Known {
+                identity: IDENTITY,
+                healed: true,
+            };
             assert_eq!(load(&RealDisk, dir.path()).unwrap(), healed, "byte {at}");
-            let whole = Loaded::Known { identity: IDENTITY, healed: false };
+            let whole = Loaded::Known {
+                identity: IDENTITY,
+                healed: false,
+            };
             assert_eq!(load(&RealDisk, dir.path()).unwrap(), whole);
         }
     }
@@ -185,7 +205,10 @@ mod tests {
         for path in paths(dir.path()) {
             write_file_atomically(&RealDisk, &path, &bytes).unwrap();
         }
-        assert!(matches!(load(&RealDisk, dir.path()), Err(IdentityError::NewerFormat { found: 2, .. })));
+        assert!(matches!(
+            load(&RealDisk, dir.path()),
+            Err(IdentityError::NewerFormat { found: 2, .. })
+        ));
         assert_eq!(read_file(&RealDisk, &paths(dir.path())[0]).unwrap(), bytes);
     }
 }

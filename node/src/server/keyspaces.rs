@@ -38,16 +38,27 @@ impl Member {
         self.finish_pending_splits().await?;
         let (known, _) = self.read_directory().await?;
         if directory::keyspace(&known, &request.name).is_some() {
-            return Err(error::already_exists(format!("keyspace '{}' exists already", request.name)));
+            return Err(error::already_exists(format!(
+                "keyspace '{}' exists already",
+                request.name
+            )));
         }
         let cuts = cuts(&request, known.initial_shards);
         let keyspace_id = self.change_directory(|directory| plan(directory, &cuts)).await?;
         self.finish_pending_splits().await?;
-        let keyspace = v1::Keyspace { keyspace_id, name: request.name };
+        let keyspace = v1::Keyspace {
+            keyspace_id,
+            name: request.name,
+        };
         self.change_directory(|directory| {
             match directory::keyspace(directory, &keyspace.name) {
                 Some(id) if id == keyspace_id => {}
-                Some(_) => return Err(error::already_exists(format!("keyspace '{}' exists already", keyspace.name))),
+                Some(_) => {
+                    return Err(error::already_exists(format!(
+                        "keyspace '{}' exists already",
+                        keyspace.name
+                    )));
+                }
                 None => directory.keyspaces.push(keyspace.clone()),
             }
             Ok(keyspace.clone())
@@ -65,15 +76,20 @@ impl Member {
     }
 
     async fn finish_split(self: &Arc<Self>, split: &v1::PendingSplit) -> Result<(), v1::Error> {
-        self.narrow(split.parent_shard_id, split.parent_end_key.clone()).await?;
+        self.narrow(split.parent_shard_id, split.parent_end_key.clone())
+            .await?;
         for child in &split.children {
             let mut born = 0;
             for replica in &child.replicas {
                 match self.create_replica_on(child, replica, true).await {
                     Ok(()) => born += 1,
                     Err(error) => {
-                        tracing::warn!(shard_id = child.shard_id, node_id = replica.node_id, error = error.message,
-                            "a new shard's replica was not made yet; it will be replaced or made later");
+                        tracing::warn!(
+                            shard_id = child.shard_id,
+                            node_id = replica.node_id,
+                            error = error.message,
+                            "a new shard's replica was not made yet; it will be replaced or made later"
+                        );
                     }
                 }
             }
@@ -87,8 +103,10 @@ impl Member {
                 return Ok(());
             }
             directory.pending_splits.retain(|pending| pending != split);
-            if let Some(parent) =
-                directory.shards.iter_mut().find(|shard| shard.shard_id == split.parent_shard_id)
+            if let Some(parent) = directory
+                .shards
+                .iter_mut()
+                .find(|shard| shard.shard_id == split.parent_shard_id)
             {
                 parent.end_key = split.parent_end_key.clone();
                 let epoch = parent.epoch.get_or_insert_default();
@@ -112,7 +130,9 @@ impl Member {
             match narrowed {
                 Ok(()) => return Ok(()),
                 Err(error) if now() > deadline => return Err(error),
-                Err(error) if matches!(error.kind, Some(v1::error::Kind::InvalidArgument(_))) => return Err(error),
+                Err(error) if matches!(error.kind, Some(v1::error::Kind::InvalidArgument(_))) => {
+                    return Err(error);
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -123,24 +143,45 @@ impl Member {
     /// # Errors
     /// The range holds records, or this node does not lead the shard.
     pub(super) async fn narrow_here(&self, shard_id: ShardId, end_key: Bytes) -> Result<(), v1::Error> {
-        let replica = self.replicas.get(shard_id).ok_or_else(|| error::not_leader(shard_id, 0, ""))?;
+        let replica = self
+            .replicas
+            .get(shard_id)
+            .ok_or_else(|| error::not_leader(shard_id, 0, ""))?;
         let given_away = {
             let held = replica.store().with_control(|control| control.range().clone());
             if held.end == end_key {
                 return Ok(());
             }
             if !held.contains(&end_key) {
-                return Err(error::invalid("end_key", format!("shard {shard_id} does not hold the cut")));
+                return Err(error::invalid(
+                    "end_key",
+                    format!("shard {shard_id} does not hold the cut"),
+                ));
             }
-            KeyRange { start: end_key.clone(), end: held.end }
+            KeyRange {
+                start: end_key.clone(),
+                end: held.end,
+            }
         };
-        let view = replica.store().view().ok_or_else(|| error::unavailable("the replica is being refilled"))?;
+        let view = replica
+            .store()
+            .view()
+            .ok_or_else(|| error::unavailable("the replica is being refilled"))?;
         let empty_at = view.version();
         let page = replica.scan_local(given_away, 1, 1).await?;
         if !page.records.is_empty() {
-            return Err(error::invalid("end_key", format!("shard {shard_id} holds records behind the cut")));
+            return Err(error::invalid(
+                "end_key",
+                format!("shard {shard_id} holds records behind the cut"),
+            ));
         }
-        let write = Write { token: None, kind: WriteKind::NarrowTo { end: end_key, empty_at } };
+        let write = Write {
+            token: None,
+            kind: WriteKind::NarrowTo {
+                end: end_key,
+                empty_at,
+            },
+        };
         replica.write(write, STEP_TIMEOUT).await.map(|_| ())
     }
 
@@ -150,24 +191,36 @@ impl Member {
         let node = directory::node(&known, leader).filter(|node| node.node_id != self.node_id());
         let node = node.ok_or_else(|| error::not_leader(shard_id, 0, ""))?;
         let request = v1::NarrowShardRequest { shard_id, end_key };
-        self.ask(&node.addr, peer_request::Body::NarrowShard(request), STEP_TIMEOUT).await.map(|_| ())
+        self.ask(&node.addr, peer_request::Body::NarrowShard(request), STEP_TIMEOUT)
+            .await
+            .map(|_| ())
     }
 }
 
 fn check(request: &v1::CreateKeyspaceRequest) -> Result<(), v1::Error> {
     let name = &request.name;
     if name.is_empty() || name.len() > KEYSPACE_NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        let message = format!("a keyspace name has 1 to {KEYSPACE_NAME_BYTES_MAX} bytes and no control characters");
+        let message =
+            format!("a keyspace name has 1 to {KEYSPACE_NAME_BYTES_MAX} bytes and no control characters");
         return Err(error::invalid("name", message));
     }
     if request.shards > 256 || request.split_keys.len() >= INITIAL_SHARDS_MAX as usize {
-        return Err(error::invalid("shards", "a keyspace is cut into at most 256 even or 1,024 given pieces"));
+        return Err(error::invalid(
+            "shards",
+            "a keyspace is cut into at most 256 even or 1,024 given pieces",
+        ));
     }
     let ascending = request.split_keys.windows(2).all(|pair| pair[0] < pair[1]);
-    let sound = request.split_keys.iter().all(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
+    let sound = request
+        .split_keys
+        .iter()
+        .all(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
     match ascending && sound {
         true => Ok(()),
-        false => Err(error::invalid("split_keys", "split keys must be ascending, not empty, and within the key limit")),
+        false => Err(error::invalid(
+            "split_keys",
+            "split keys must be ascending, not empty, and within the key limit",
+        )),
     }
 }
 
@@ -182,9 +235,13 @@ fn cuts(request: &v1::CreateKeyspaceRequest, default_pieces: u32) -> Vec<Bytes> 
 /// Numbers a new keyspace and records how its range will be cut.
 fn plan(directory: &mut v1::Directory, cuts: &[Bytes]) -> Result<KeyspaceId, v1::Error> {
     let keyspace_id = next_keyspace_id(directory)?;
-    let Some(first_cut) = cuts.first() else { return Ok(keyspace_id) };
+    let Some(first_cut) = cuts.first() else {
+        return Ok(keyspace_id);
+    };
     let parent_end_key = stored_key(keyspace_id, first_cut);
-    let parent = shard_of(directory, &parent_end_key).ok_or_else(|| error::internal("the map has a hole"))?.clone();
+    let parent = shard_of(directory, &parent_end_key)
+        .ok_or_else(|| error::internal("the map has a hole"))?
+        .clone();
     let mut load = replicas_per_node(directory);
     let mut children = Vec::with_capacity(cuts.len());
     for (position, cut) in cuts.iter().enumerate() {
@@ -198,12 +255,19 @@ fn plan(directory: &mut v1::Directory, cuts: &[Bytes]) -> Result<KeyspaceId, v1:
             shard_id,
             start_key: stored_key(keyspace_id, cut),
             end_key,
-            epoch: Some(v1::ShardEpoch { conf_version: 0, range_version: 1 }),
+            epoch: Some(v1::ShardEpoch {
+                conf_version: 0,
+                range_version: 1,
+            }),
             replicas: spread_least_loaded(&directory.nodes, directory.replicas as usize, &mut load),
             leader_node_id: 0,
         });
     }
-    directory.pending_splits.push(v1::PendingSplit { parent_shard_id: parent.shard_id, parent_end_key, children });
+    directory.pending_splits.push(v1::PendingSplit {
+        parent_shard_id: parent.shard_id,
+        parent_end_key,
+        children,
+    });
     Ok(keyspace_id)
 }
 
@@ -221,8 +285,16 @@ mod tests {
     use super::*;
 
     fn directory(shards: u32) -> v1::Directory {
-        let whole = v1::ShardDescriptor { shard_id: 2, ..Default::default() };
-        let nodes = (1..=3).map(|node_id| v1::NodeDescriptor { node_id, ..Default::default() }).collect();
+        let whole = v1::ShardDescriptor {
+            shard_id: 2,
+            ..Default::default()
+        };
+        let nodes = (1..=3)
+            .map(|node_id| v1::NodeDescriptor {
+                node_id,
+                ..Default::default()
+            })
+            .collect();
         v1::Directory {
             initial_shards: shards,
             replicas: 3,
@@ -236,7 +308,9 @@ mod tests {
     #[test]
     fn keyspace_numbers_are_dealt_over_the_slots_and_never_repeat() {
         let mut directory = directory(8);
-        let ids: Vec<_> = (0..32).map(|_| next_keyspace_id(&mut directory).unwrap()).collect();
+        let ids: Vec<_> = (0..32)
+            .map(|_| next_keyspace_id(&mut directory).unwrap())
+            .collect();
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());
         assert!(!ids.contains(&0), "the system keyspace is nobody's");
@@ -251,8 +325,16 @@ mod tests {
         let split = &directory.pending_splits[0];
         assert_eq!(split.parent_end_key, stored_key(id, &cuts[0]));
         assert_eq!(split.children[0].start_key, split.parent_end_key);
-        assert!(split.children.windows(2).all(|pair| pair[0].end_key == pair[1].start_key));
-        assert!(split.children[2].end_key.is_empty(), "the last child ends where the parent did");
+        assert!(
+            split
+                .children
+                .windows(2)
+                .all(|pair| pair[0].end_key == pair[1].start_key)
+        );
+        assert!(
+            split.children[2].end_key.is_empty(),
+            "the last child ends where the parent did"
+        );
         assert_eq!(directory.next_shard_id, 12);
     }
 }

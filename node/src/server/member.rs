@@ -58,10 +58,17 @@ impl Member {
     ) -> Result<Arc<Self>, OpenError> {
         let options = node.options.clone();
         let dir = &options.data_dir;
-        let wal_identity =
-            crate::wal::Identity { cluster_id: identity.cluster_id, node_id: identity.node_id };
-        let (wal, recovery) =
-            Wal::open(node.disk.clone(), dir.join("wal"), options.wal.clone(), wal_identity).await?;
+        let wal_identity = crate::wal::Identity {
+            cluster_id: identity.cluster_id,
+            node_id: identity.node_id,
+        };
+        let (wal, recovery) = Wal::open(
+            node.disk.clone(),
+            dir.join("wal"),
+            options.wal.clone(),
+            wal_identity,
+        )
+        .await?;
         let storage = Storage::new(node.disk.clone(), dir.join("trees"), options.storage.clone())?;
         let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"));
         if let Some(directory) = directory {
@@ -109,7 +116,12 @@ impl Member {
                 structure: "wal".to_owned(),
                 position: format!("{} at {}: {}", damage.segment, damage.offset, damage.what),
                 kind: "checksum".to_owned(),
-                action: if damage.group.is_some() { "replace replica" } else { "heal" }.to_owned(),
+                action: if damage.group.is_some() {
+                    "replace replica"
+                } else {
+                    "heal"
+                }
+                .to_owned(),
                 ..Default::default()
             });
         }
@@ -141,8 +153,10 @@ impl Member {
     /// Starts what a member does besides answering.
     pub(super) fn start(self: &Arc<Self>, stop: &CancellationToken) {
         self.tasks.spawn(self.replicas.clone().supervise(stop.clone()));
-        self.tasks.spawn(meta::follow_directory(self.clone(), stop.clone()));
-        self.tasks.spawn(driver::run(Driver::new(self.clone()), stop.clone()));
+        self.tasks
+            .spawn(meta::follow_directory(self.clone(), stop.clone()));
+        self.tasks
+            .spawn(driver::run(Driver::new(self.clone()), stop.clone()));
         self.tasks.close();
     }
 
@@ -155,7 +169,12 @@ impl Member {
         }
         let deadline = now() + timeout;
         while now() < deadline {
-            let led: Vec<_> = self.replicas.all().into_iter().filter(|replica| replica.is_leader()).collect();
+            let led: Vec<_> = self
+                .replicas
+                .all()
+                .into_iter()
+                .filter(|replica| replica.is_leader())
+                .collect();
             if led.is_empty() {
                 return;
             }
@@ -205,7 +224,11 @@ impl Member {
         let mut directory = (*self.directory.get()).clone();
         for replica in self.replicas.all() {
             let own = replica.descriptor();
-            let Some(known) = directory.shards.iter_mut().find(|shard| shard.shard_id == own.shard_id) else {
+            let Some(known) = directory
+                .shards
+                .iter_mut()
+                .find(|shard| shard.shard_id == own.shard_id)
+            else {
                 continue;
             };
             let newer = |shard: &v1::ShardDescriptor| shard.epoch.map(|epoch| epoch.range_version);

@@ -61,7 +61,10 @@ impl Member {
                     self.directory.learn(directory);
                     return Ok(outcome);
                 }
-                Err(v1::Error { kind: Some(Kind::ConditionFailed(_)), .. }) => {}
+                Err(v1::Error {
+                    kind: Some(Kind::ConditionFailed(_)),
+                    ..
+                }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -71,23 +74,34 @@ impl Member {
     async fn put_directory(&self, directory: &v1::Directory, expected: u64) -> Result<(), v1::Error> {
         let value = Bytes::from(directory.encode_to_vec());
         let crc = client_crc(SYSTEM_KEYSPACE, DIRECTORY_KEY, &value);
-        let condition = if expected == 0 { Condition::Absent(true) } else { Condition::Version(expected) };
+        let condition = if expected == 0 {
+            Condition::Absent(true)
+        } else {
+            Condition::Version(expected)
+        };
         let operation = WriteOperation {
             key: stored_key(SYSTEM_KEYSPACE, DIRECTORY_KEY),
             put: Some((value, crc)),
             condition: Some(condition),
         };
-        let write = Write { token: None, kind: WriteKind::Operations(vec![operation]) };
+        let write = Write {
+            token: None,
+            kind: WriteKind::Operations(vec![operation]),
+        };
         self.meta_replica()?.write(write, WRITE_TIMEOUT).await.map(|_| ())
     }
 
     fn meta_replica(&self) -> Result<Arc<Replica>, v1::Error> {
-        self.replicas.get(META_SHARD).ok_or_else(|| error::not_leader(META_SHARD, 0, ""))
+        self.replicas
+            .get(META_SHARD)
+            .ok_or_else(|| error::not_leader(META_SHARD, 0, ""))
     }
 
     /// Whether this node leads the meta shard.
     pub(super) fn leads_meta(&self) -> bool {
-        self.replicas.get(META_SHARD).is_some_and(|replica| replica.is_leader())
+        self.replicas
+            .get(META_SHARD)
+            .is_some_and(|replica| replica.is_leader())
     }
 
     /// The directory as this node's own meta replica has applied it: perhaps a little old.
@@ -116,7 +130,13 @@ impl Member {
             .iter()
             .filter(|node| node.node_id != self.node_id() && !node.retired)
             .map(|node| node.addr.as_str())
-            .chain(self.options.join.iter().map(String::as_str).filter(|addr| *addr != self.options.addr))
+            .chain(
+                self.options
+                    .join
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|addr| *addr != self.options.addr),
+            )
             .collect();
         if others.is_empty() {
             return;
@@ -125,10 +145,15 @@ impl Member {
         let request = v1::PeerRequest {
             cluster_id: self.cluster_id(),
             from_node_id: self.node_id(),
-            body: Some(peer_request::Body::Directory(v1::PeerDirectoryRequest { newer_than: known.version })),
+            body: Some(peer_request::Body::Directory(v1::PeerDirectoryRequest {
+                newer_than: known.version,
+            })),
         };
         let answer = self.transport.call(addr, request, Duration::from_secs(2)).await;
-        if let Ok(v1::PeerResponse { body: Some(peer_response::Body::Directory(directory)) }) = answer {
+        if let Ok(v1::PeerResponse {
+            body: Some(peer_response::Body::Directory(directory)),
+        }) = answer
+        {
             self.directory.learn(directory);
         }
     }
@@ -143,7 +168,8 @@ impl Member {
 }
 
 fn decode(value: Bytes) -> Result<v1::Directory, v1::Error> {
-    v1::Directory::decode(value).map_err(|error| error::internal(format!("the directory cannot be read: {error}")))
+    v1::Directory::decode(value)
+        .map_err(|error| error::internal(format!("the directory cannot be read: {error}")))
 }
 
 /// Keeps the node's copy of the directory fresh.

@@ -8,7 +8,8 @@
 //! - `meta` reads and changes the directory on the meta shard.
 //! - `bootstrap` makes a cluster; `keyspaces` cuts empty ranges for new tables.
 //! - `driver` runs where the meta shard's leader is and carries out what `placement` decides.
-//! - `peers` answers other nodes, `admin` answers operators, `status` says how things are.
+//! - `peers` answers other nodes, `admin` answers operators, `status` says how things are, `page`
+//!   says it in figures.
 
 mod admin;
 mod bootstrap;
@@ -20,6 +21,7 @@ mod keyspaces;
 mod member;
 mod meta;
 mod node;
+mod page;
 mod peers;
 mod route;
 mod status;

@@ -16,6 +16,7 @@ use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::error;
 use crate::health::Health;
+use crate::metrics::RequestMetrics;
 use crate::raft::transport::SharedTransport;
 use crate::replica::ReplicaSettings;
 use crate::storage::{StorageConfig, TreeError};
@@ -84,6 +85,7 @@ pub struct Node {
     pub(super) clock: SharedClock,
     pub(super) transport: SharedTransport,
     pub(super) health: Arc<Health>,
+    metrics: RequestMetrics,
     member: RwLock<Option<Arc<Member>>>,
     joined: watch::Sender<bool>,
     /// Bootstrap and registration, one at a time.
@@ -104,7 +106,10 @@ impl Node {
         transport: SharedTransport,
     ) -> Result<Arc<Self>, OpenError> {
         let dir = options.data_dir.clone();
-        let directory = |source| OpenError::Directory { dir: dir.clone(), source };
+        let directory = |source| OpenError::Directory {
+            dir: dir.clone(),
+            source,
+        };
         disk.create_dir_all(&dir).map_err(directory)?;
         let lock = disk.lock_dir(&dir).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
@@ -131,6 +136,7 @@ impl Node {
             clock,
             transport,
             health,
+            metrics: RequestMetrics::default(),
             member: RwLock::new(None),
             joined: watch::Sender::new(false),
             joining: tokio::sync::Mutex::new(()),
@@ -140,7 +146,8 @@ impl Node {
         match identity {
             Some(identity) => node.become_member(identity, None).await?,
             None => {
-                node.set_leftovers_aside().map_err(|source| OpenError::Directory { dir, source })?;
+                node.set_leftovers_aside()
+                    .map_err(|source| OpenError::Directory { dir, source })?;
                 tokio::spawn(node.clone().wait_for_cluster());
             }
         }
@@ -154,16 +161,22 @@ impl Node {
         let entries = self.disk.list(dir)?;
         let leftovers: Vec<_> = entries
             .iter()
-            .filter(|entry| ["wal", "trees", "directory", "identity.1", "identity.2"].contains(&entry.name.as_str()))
+            .filter(|entry| {
+                ["wal", "trees", "directory", "identity.1", "identity.2"].contains(&entry.name.as_str())
+            })
             .collect();
         if leftovers.is_empty() {
             return Ok(());
         }
-        let kept = entries.iter().filter(|entry| entry.name.starts_with("lost-")).count();
+        let kept = entries
+            .iter()
+            .filter(|entry| entry.name.starts_with("lost-"))
+            .count();
         let aside = dir.join(format!("lost-{}", kept + 1));
         self.disk.create_dir_all(&aside)?;
         for entry in leftovers {
-            self.disk.rename(&dir.join(&entry.name), &aside.join(&entry.name))?;
+            self.disk
+                .rename(&dir.join(&entry.name), &aside.join(&entry.name))?;
         }
         self.disk.sync_dir(&aside)?;
         self.disk.sync_dir(dir)?;
@@ -202,9 +215,17 @@ impl Node {
     /// Asks the other nodes once. `joining` is not held meanwhile: a cluster being made of this
     /// node must not wait for an answer that itself waits for that cluster.
     async fn register(self: &Arc<Self>) -> Result<(), String> {
-        for addr in self.options.join.iter().filter(|addr| **addr != self.options.addr) {
-            let hello = peer_request::Body::Hello(v1::HelloRequest { addr: self.options.addr.clone() });
-            let Ok(peer_response::Body::Hello(hello)) = self.ask(addr, hello, Duration::from_secs(2)).await else {
+        for addr in self
+            .options
+            .join
+            .iter()
+            .filter(|addr| **addr != self.options.addr)
+        {
+            let hello = peer_request::Body::Hello(v1::HelloRequest {
+                addr: self.options.addr.clone(),
+            });
+            let Ok(peer_response::Body::Hello(hello)) = self.ask(addr, hello, Duration::from_secs(2)).await
+            else {
                 continue;
             };
             if hello.cluster_id.is_empty() {
@@ -232,10 +253,17 @@ impl Node {
         if self.member().is_some() {
             return Ok(());
         }
-        let cluster_id = registered.cluster_id[..].try_into().map_err(|_| "a cluster id of another length")?;
-        let identity = Identity { cluster_id, node_id: registered.node_id };
+        let cluster_id = registered.cluster_id[..]
+            .try_into()
+            .map_err(|_| "a cluster id of another length")?;
+        let identity = Identity {
+            cluster_id,
+            node_id: registered.node_id,
+        };
         identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
-        self.become_member(identity, registered.directory).await.map_err(|e| e.to_string())?;
+        self.become_member(identity, registered.directory)
+            .await
+            .map_err(|e| e.to_string())?;
         self.health.repaired(0, "identity");
         Ok(())
     }
@@ -249,12 +277,18 @@ impl Node {
     ) -> Result<peer_response::Body, v1::Error> {
         let member = self.member();
         let request = v1::PeerRequest {
-            cluster_id: member.as_ref().map(|member| member.cluster_id()).unwrap_or_default(),
+            cluster_id: member
+                .as_ref()
+                .map(|member| member.cluster_id())
+                .unwrap_or_default(),
             from_node_id: member.map_or(0, |member| member.node_id()),
             body: Some(body),
         };
         let response = self.transport.call(addr, request, timeout).await;
-        match response.map_err(|error| error::unavailable(error.to_string()))?.body {
+        match response
+            .map_err(|error| error::unavailable(error.to_string()))?
+            .body
+        {
             Some(peer_response::Body::Error(error)) => Err(error),
             Some(body) => Ok(body),
             None => Err(error::internal("an empty answer")),
@@ -306,6 +340,11 @@ impl Node {
         if let Some(member) = self.member() {
             member.stop().await;
         }
+    }
+
+    /// Requests of clients, counted.
+    pub fn metrics(&self) -> &RequestMetrics {
+        &self.metrics
     }
 
     /// The damage ledger.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::FutureExt;
 use prost::Message;
 use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1::{self, peer_request, peer_response, raft_request};
@@ -28,7 +28,10 @@ impl PeerHandler for Peers {
     fn handle(&self, request: v1::PeerRequest) -> BoxFuture<'static, v1::PeerResponse> {
         let node = self.0.clone();
         async move {
-            let body = node.answer_peer(request).await.unwrap_or_else(peer_response::Body::Error);
+            let body = node
+                .answer_peer(request)
+                .await
+                .unwrap_or_else(peer_response::Body::Error);
             v1::PeerResponse { body: Some(body) }
         }
         .boxed()
@@ -58,10 +61,15 @@ fn foreign() -> v1::Error {
 }
 
 impl Node {
-    async fn answer_peer(self: &Arc<Self>, request: v1::PeerRequest) -> Result<peer_response::Body, v1::Error> {
+    async fn answer_peer(
+        self: &Arc<Self>,
+        request: v1::PeerRequest,
+    ) -> Result<peer_response::Body, v1::Error> {
         use peer_request::Body as Ask;
         use peer_response::Body as Say;
-        let body = request.body.ok_or_else(|| error::invalid("body", "an empty message"))?;
+        let body = request
+            .body
+            .ok_or_else(|| error::invalid("body", "an empty message"))?;
         // Before a cluster exists there is none to belong to.
         match &body {
             Ask::Hello(_) => return Ok(Say::Hello(self.hello())),
@@ -103,7 +111,10 @@ impl Node {
 }
 
 impl Member {
-    async fn answer_change(self: &Arc<Self>, body: peer_request::Body) -> Result<peer_response::Body, v1::Error> {
+    async fn answer_change(
+        self: &Arc<Self>,
+        body: peer_request::Body,
+    ) -> Result<peer_response::Body, v1::Error> {
         use peer_request::Body as Ask;
         use peer_response::Body as Say;
         match body {
@@ -136,7 +147,9 @@ impl Member {
                 Some(v1::meta_request::Body::CreateKeyspace(bytes)) => {
                     let request = v1::CreateKeyspaceRequest::decode(bytes);
                     let request = request.map_err(|failed| error::invalid("body", failed.to_string()))?;
-                    Ok(Say::Meta(self.create_keyspace_here(request).await?.encode_to_vec().into()))
+                    Ok(Say::Meta(
+                        self.create_keyspace_here(request).await?.encode_to_vec().into(),
+                    ))
                 }
                 None => Err(error::invalid("body", "an empty message")),
             },
@@ -145,7 +158,10 @@ impl Member {
     }
 
     async fn remove_replica_here(&self, request: v1::RemoveReplicaRequest) -> Result<(), v1::Error> {
-        let id = GroupId { shard_id: request.shard_id, replica_id: request.replica_id };
+        let id = GroupId {
+            shard_id: request.shard_id,
+            replica_id: request.replica_id,
+        };
         let removed = self.replicas.remove(id).await;
         removed.map_err(|failed| error::internal(format!("removing a replica: {failed}")))?;
         self.lost.lock().remove(&id);
@@ -160,7 +176,13 @@ impl Member {
         request: v1::RegisterNodeRequest,
     ) -> Result<v1::RegisterNodeResponse, v1::Error> {
         if let Some(addr) = self.meta_leader_addr() {
-            let passed_on = self.ask(&addr, peer_request::Body::RegisterNode(request), Duration::from_secs(8)).await?;
+            let passed_on = self
+                .ask(
+                    &addr,
+                    peer_request::Body::RegisterNode(request),
+                    Duration::from_secs(8),
+                )
+                .await?;
             return match passed_on {
                 peer_response::Body::RegisterNode(registered) => Ok(registered),
                 _ => Err(error::internal("an answer of another kind")),
@@ -169,7 +191,11 @@ impl Member {
         self.is_fresh(&request.addr).await?;
         let node_id = self
             .change_directory(|directory| {
-                for node in directory.nodes.iter_mut().filter(|node| node.addr == request.addr) {
+                for node in directory
+                    .nodes
+                    .iter_mut()
+                    .filter(|node| node.addr == request.addr)
+                {
                     node.retired = true;
                 }
                 let node_id = directory.next_node_id;
@@ -186,7 +212,11 @@ impl Member {
             .await?;
         tracing::info!(node_id, addr = request.addr, "a node was taken in");
         let directory = Some((*self.directory.get()).clone());
-        Ok(v1::RegisterNodeResponse { cluster_id: self.cluster_id(), node_id, directory })
+        Ok(v1::RegisterNodeResponse {
+            cluster_id: self.cluster_id(),
+            node_id,
+            directory,
+        })
     }
 
     /// Refuses to take in a node that is a member. It may have asked before it was made one at the
@@ -197,17 +227,24 @@ impl Member {
         if directory.version == 0 {
             return Err(error::unavailable("the cluster is still being made"));
         }
-        let hello = peer_request::Body::Hello(v1::HelloRequest { addr: self.options.addr.clone() });
+        let hello = peer_request::Body::Hello(v1::HelloRequest {
+            addr: self.options.addr.clone(),
+        });
         match self.ask(addr, hello, Duration::from_secs(2)).await? {
             peer_response::Body::Hello(hello) if hello.cluster_id.is_empty() => Ok(()),
-            peer_response::Body::Hello(_) => Err(error::already_exists("that node belongs to a cluster already")),
+            peer_response::Body::Hello(_) => {
+                Err(error::already_exists("that node belongs to a cluster already"))
+            }
             _ => Err(error::internal("an answer of another kind")),
         }
     }
 
     /// Replaces a replica of a shard led here. One replacement per shard at a time; the call
     /// returns once the new replica is a voter.
-    pub(super) async fn replace_replica(self: &Arc<Self>, request: v1::ReplaceReplicaRequest) -> Result<ReplicaId, v1::Error> {
+    pub(super) async fn replace_replica(
+        self: &Arc<Self>,
+        request: v1::ReplaceReplicaRequest,
+    ) -> Result<ReplicaId, v1::Error> {
         let shard_id = request.shard_id;
         if !self.replacing.lock().insert(shard_id) {
             return Err(error::busy(1_000, "a replica of the shard is being replaced"));
@@ -220,7 +257,9 @@ impl Member {
     async fn replace_replica_now(&self, request: v1::ReplaceReplicaRequest) -> Result<ReplicaId, v1::Error> {
         let replica = self.replicas.get(request.shard_id);
         let replica = replica.ok_or_else(|| error::not_leader(request.shard_id, 0, ""))?;
-        let target = request.member.ok_or_else(|| error::invalid("member", "missing"))?;
+        let target = request
+            .member
+            .ok_or_else(|| error::invalid("member", "missing"))?;
         replica.settle_membership().await?;
         let members = replica.members();
         let Some((old_node, _)) = members.get(&request.old_replica_id).cloned() else {
@@ -238,7 +277,8 @@ impl Member {
         };
         if old_node.node_id == target.node_id {
             // The old replica is no more on that node; its record must not be in the way.
-            self.remove_on(&old_node, request.shard_id, request.old_replica_id).await?;
+            self.remove_on(&old_node, request.shard_id, request.old_replica_id)
+                .await?;
         }
         let descriptor = v1::ReplicaDescriptor {
             replica_id: new,
@@ -246,10 +286,19 @@ impl Member {
             addr: target.addr.clone(),
             role: v1::ReplicaRole::Learner.into(),
         };
-        self.create_replica_on(&replica.descriptor(), &descriptor, false).await?;
-        let node = PeerNode { node_id: target.node_id, addr: target.addr };
+        self.create_replica_on(&replica.descriptor(), &descriptor, false)
+            .await?;
+        let node = PeerNode {
+            node_id: target.node_id,
+            addr: target.addr,
+        };
         replica.admit(new, node, Some(request.old_replica_id)).await?;
-        tracing::info!(shard_id = request.shard_id, old = request.old_replica_id, new, "a replica was replaced");
+        tracing::info!(
+            shard_id = request.shard_id,
+            old = request.old_replica_id,
+            new,
+            "a replica was replaced"
+        );
         Ok(new)
     }
 
@@ -264,6 +313,12 @@ impl Member {
         if node.node_id == self.node_id() {
             return self.remove_replica_here(request).await;
         }
-        self.ask(&node.addr, peer_request::Body::RemoveReplica(request), REMOVE_TIMEOUT).await.map(|_| ())
+        self.ask(
+            &node.addr,
+            peer_request::Body::RemoveReplica(request),
+            REMOVE_TIMEOUT,
+        )
+        .await
+        .map(|_| ())
     }
 }

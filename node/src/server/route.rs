@@ -34,7 +34,10 @@ impl Node {
             None => Err(error::invalid("op", "the request asks nothing")),
         };
         let result = result.unwrap_or_else(response::Result::Error);
-        v1::Response { id, result: Some(result) }
+        v1::Response {
+            id,
+            result: Some(result),
+        }
     }
 }
 
@@ -54,7 +57,9 @@ impl Member {
         // Nothing else in the request may be sent twice: without a token a write is tried until
         // it may have happened, not longer.
         loop {
-            let outcome = self.try_once(&target, keyspace_id, &op, deadline, forwarded).await;
+            let outcome = self
+                .try_once(&target, keyspace_id, &op, deadline, forwarded)
+                .await;
             let retry = match &outcome {
                 Err(error) => !forwarded && may_be_tried_again(error),
                 Ok(_) => false,
@@ -74,7 +79,11 @@ impl Member {
         let find = |directory: &v1::Directory| match (target.keyspace_id, target.keyspace.as_str()) {
             (0, "") => None,
             (0, name) => directory::keyspace(directory, name),
-            (id, _) => directory.keyspaces.iter().any(|keyspace| keyspace.keyspace_id == id).then_some(id),
+            (id, _) => directory
+                .keyspaces
+                .iter()
+                .any(|keyspace| keyspace.keyspace_id == id)
+                .then_some(id),
         };
         let known = find(&self.directory.get());
         let found = match known {
@@ -85,7 +94,9 @@ impl Member {
             }
         };
         match found {
-            Some(SYSTEM_KEYSPACE) | None => Err(error::unknown_keyspace(&target.keyspace, target.keyspace_id)),
+            Some(SYSTEM_KEYSPACE) | None => {
+                Err(error::unknown_keyspace(&target.keyspace, target.keyspace_id))
+            }
             Some(id) => Ok(id),
         }
     }
@@ -125,10 +136,12 @@ impl Member {
         let known = self.directory();
         let shard = shard_of(&known, &key).ok_or_else(|| error::unavailable("the map has a hole"))?;
         let refused = match self.replicas.get(shard.shard_id) {
-            Some(replica) => match execute::execute(&replica, keyspace_id, op.clone(), left(deadline)).await {
-                Err(refused) if matches!(refused.kind, Some(Kind::NotLeader(_))) => Some(refused),
-                answer => return answer,
-            },
+            Some(replica) => {
+                match execute::execute(&replica, keyspace_id, op.clone(), left(deadline)).await {
+                    Err(refused) if matches!(refused.kind, Some(Kind::NotLeader(_))) => Some(refused),
+                    answer => return answer,
+                }
+            }
             None => None,
         };
         if forwarded {
@@ -146,13 +159,21 @@ impl Member {
         refused: Option<&v1::Error>,
         known: &v1::Directory,
     ) -> Option<String> {
-        if let Some(v1::Error { kind: Some(Kind::NotLeader(hint)), .. }) = refused {
+        if let Some(v1::Error {
+            kind: Some(Kind::NotLeader(hint)),
+            ..
+        }) = refused
+        {
             return (!hint.leader_addr.is_empty()).then(|| hint.leader_addr.clone());
         }
         let own = self.node_id();
         let hinted = directory::node(known, shard.leader_node_id).filter(|node| node.node_id != own);
         let elsewhere = || {
-            let others: Vec<_> = shard.replicas.iter().filter(|replica| replica.node_id != own).collect();
+            let others: Vec<_> = shard
+                .replicas
+                .iter()
+                .filter(|replica| replica.node_id != own)
+                .collect();
             let pick = self.clock.random_u64() as usize % others.len().max(1);
             others.get(pick).map(|replica| replica.addr.clone())
         };
@@ -162,7 +183,11 @@ impl Member {
     async fn forward(&self, addr: &str, op: Op, deadline: Instant) -> Result<response::Result, v1::Error> {
         let timeout = left(deadline);
         let write = execute::is_write(&op);
-        let request = v1::Request { id: 0, timeout_ms: timeout.as_millis() as u32, op: Some(op) };
+        let request = v1::Request {
+            id: 0,
+            timeout_ms: timeout.as_millis() as u32,
+            op: Some(op),
+        };
         let request = v1::PeerRequest {
             cluster_id: self.cluster_id(),
             from_node_id: self.node_id(),
@@ -170,12 +195,16 @@ impl Member {
         };
         use crate::raft::transport::TransportError;
         match self.transport.call(addr, request, timeout).await {
-            Ok(v1::PeerResponse { body: Some(peer_response::Body::Forward(response)) }) => match response.result {
+            Ok(v1::PeerResponse {
+                body: Some(peer_response::Body::Forward(response)),
+            }) => match response.result {
                 Some(response::Result::Error(error)) => Err(error),
                 Some(result) => Ok(result),
                 None => Err(error::internal("an empty answer")),
             },
-            Ok(v1::PeerResponse { body: Some(peer_response::Body::Error(error)) }) => Err(error),
+            Ok(v1::PeerResponse {
+                body: Some(peer_response::Body::Error(error)),
+            }) => Err(error),
             Ok(_) => Err(error::internal("an answer of another kind")),
             Err(TransportError::Lost { .. } | TransportError::Damaged { .. }) if write => {
                 Err(error::outcome_unknown("the leader's node did not answer"))
@@ -207,5 +236,7 @@ fn at_deadline(op: &Op, last: Option<v1::Error>) -> v1::Error {
 }
 
 pub(super) fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(now()).max(Duration::from_millis(1))
+    deadline
+        .saturating_duration_since(now())
+        .max(Duration::from_millis(1))
 }

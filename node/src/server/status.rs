@@ -44,19 +44,26 @@ impl Member {
         }
         status.cluster_id = self.cluster_id();
         status.uptime_ms = self.started.elapsed().as_millis() as u64;
-        status.replicas = self.replicas.all().iter().map(|replica| replica.status()).collect();
+        status.replicas = self
+            .replicas
+            .all()
+            .iter()
+            .map(|replica| replica.status())
+            .collect();
         if self.is_stopping() {
             for replica in &mut status.replicas {
                 "stopping".clone_into(&mut replica.state);
             }
         }
         for (state, ids) in [("lost", &self.lost), ("healing", &self.healing)] {
-            status.replicas.extend(ids.lock().iter().map(|id| v1::ReplicaStatus {
-                shard_id: id.shard_id,
-                replica_id: id.replica_id,
-                state: state.to_owned(),
-                ..Default::default()
-            }));
+            status
+                .replicas
+                .extend(ids.lock().iter().map(|id| v1::ReplicaStatus {
+                    shard_id: id.shard_id,
+                    replica_id: id.replica_id,
+                    state: state.to_owned(),
+                    ..Default::default()
+                }));
         }
         status.wal_bytes = self.wal.disk_bytes();
         status.wal_batch = self.wal.batch();
@@ -68,19 +75,28 @@ impl Member {
     /// The status of every node that answers.
     pub(super) async fn statuses(self: &Arc<Self>) -> BTreeMap<NodeId, v1::NodeStatus> {
         let known = self.directory.get();
-        let asked = known.nodes.iter().filter(|node| !node.retired && node.node_id != self.node_id()).map(|node| {
-            let addr = node.addr.clone();
-            let node_id = node.node_id;
-            async move {
-                let body = peer_request::Body::Status(v1::PeerStatusRequest {});
-                match self.ask(&addr, body, STATUS_TIMEOUT).await {
-                    Ok(peer_response::Body::Status(bytes)) => Some((node_id, v1::NodeStatus::decode(bytes).ok()?)),
-                    _ => None,
+        let asked = known
+            .nodes
+            .iter()
+            .filter(|node| !node.retired && node.node_id != self.node_id())
+            .map(|node| {
+                let addr = node.addr.clone();
+                let node_id = node.node_id;
+                async move {
+                    let body = peer_request::Body::Status(v1::PeerStatusRequest {});
+                    match self.ask(&addr, body, STATUS_TIMEOUT).await {
+                        Ok(peer_response::Body::Status(bytes)) => {
+                            Some((node_id, v1::NodeStatus::decode(bytes).ok()?))
+                        }
+                        _ => None,
+                    }
                 }
-            }
-        });
+            });
         let mut statuses: BTreeMap<_, _> = join_all(asked).await.into_iter().flatten().collect();
-        let mut own = v1::NodeStatus { damage: self.health.events(), ..Default::default() };
+        let mut own = v1::NodeStatus {
+            damage: self.health.events(),
+            ..Default::default()
+        };
         self.fill_status(&mut own);
         statuses.insert(self.node_id(), own);
         statuses
@@ -96,10 +112,19 @@ impl Member {
             .filter(|node| !node.retired)
             .map(|node| node_health(node, statuses.get(&node.node_id)))
             .collect();
-        let shards: Vec<_> =
-            known.shards.iter().map(|shard| shard_status(shard, &statuses)).collect();
+        let shards: Vec<_> = known
+            .shards
+            .iter()
+            .map(|shard| shard_status(shard, &statuses))
+            .collect();
         let (health, summary) = verdict(&nodes, &shards, known.replicas);
-        Ok(v1::ClusterStatus { health: health.into(), summary, cluster_id: self.cluster_id(), nodes, shards })
+        Ok(v1::ClusterStatus {
+            health: health.into(),
+            summary,
+            cluster_id: self.cluster_id(),
+            nodes,
+            shards,
+        })
     }
 }
 
@@ -118,18 +143,32 @@ fn node_health(node: &v1::NodeDescriptor, status: Option<&v1::NodeStatus>) -> v1
 fn shard_status(shard: &v1::ShardDescriptor, statuses: &BTreeMap<NodeId, v1::NodeStatus>) -> v1::ShardStatus {
     let replicas = || {
         statuses.iter().flat_map(|(node, status)| {
-            status.replicas.iter().filter(|replica| replica.shard_id == shard.shard_id).map(|replica| (*node, replica))
+            status
+                .replicas
+                .iter()
+                .filter(|replica| replica.shard_id == shard.shard_id)
+                .map(|replica| (*node, replica))
         })
     };
-    let leader = replicas().filter(|(_, replica)| replica.is_leader).max_by_key(|(_, replica)| replica.term);
-    let descriptor = leader.and_then(|(_, replica)| replica.descriptor.clone()).unwrap_or_else(|| shard.clone());
+    let leader = replicas()
+        .filter(|(_, replica)| replica.is_leader)
+        .max_by_key(|(_, replica)| replica.term);
+    let descriptor = leader
+        .and_then(|(_, replica)| replica.descriptor.clone())
+        .unwrap_or_else(|| shard.clone());
     let counted = |id: u64| descriptor.replicas.iter().any(|member| member.replica_id == id);
     let healthy = replicas().filter(|(_, replica)| {
         replica.state == "trusted" && replica.role() == v1::ReplicaRole::Voter && counted(replica.replica_id)
     });
     // Any trusted replica can count records; the leader's own figures come first.
-    let figures = leader.map(|(_, replica)| replica).filter(|replica| replica.records > 0);
-    let figures = figures.or_else(|| replicas().map(|(_, replica)| replica).max_by_key(|replica| replica.records));
+    let figures = leader
+        .map(|(_, replica)| replica)
+        .filter(|replica| replica.records > 0);
+    let figures = figures.or_else(|| {
+        replicas()
+            .map(|(_, replica)| replica)
+            .max_by_key(|replica| replica.records)
+    });
     v1::ShardStatus {
         leader_node_id: leader.map_or(0, |(node, _)| node),
         term: leader.map_or(0, |(_, replica)| replica.term),
@@ -144,18 +183,27 @@ fn shard_status(shard: &v1::ShardDescriptor, statuses: &BTreeMap<NodeId, v1::Nod
 fn verdict(nodes: &[v1::NodeHealth], shards: &[v1::ShardStatus], replicas: u32) -> (v1::Health, String) {
     let leaderless = shards.iter().filter(|shard| shard.leader_node_id == 0).count();
     let silent: Vec<_> = nodes.iter().filter(|node| !node.reachable).collect();
-    let thin = shards.iter().filter(|shard| shard.healthy_replicas < replicas).count();
+    let thin = shards
+        .iter()
+        .filter(|shard| shard.healthy_replicas < replicas)
+        .count();
     let damage: u32 = nodes.iter().map(|node| node.open_damage).sum();
     let mut wrong = Vec::new();
     if leaderless > 0 {
         wrong.push(format!("{leaderless} of {} shards have no leader", shards.len()));
     }
     if !silent.is_empty() {
-        let addrs: Vec<_> = silent.iter().filter_map(|node| node.node.as_ref()).map(|node| node.addr.as_str()).collect();
+        let addrs: Vec<_> = silent
+            .iter()
+            .filter_map(|node| node.node.as_ref())
+            .map(|node| node.addr.as_str())
+            .collect();
         wrong.push(format!("no answer from {}", addrs.join(", ")));
     }
     if thin > 0 {
-        wrong.push(format!("{thin} shards have fewer than {replicas} healthy replicas"));
+        wrong.push(format!(
+            "{thin} shards have fewer than {replicas} healthy replicas"
+        ));
     }
     if damage > 0 {
         wrong.push(format!("{damage} damaged places are being repaired"));
@@ -166,7 +214,11 @@ fn verdict(nodes: &[v1::NodeHealth], shards: &[v1::ShardStatus], replicas: u32) 
         _ => v1::Health::Unavailable,
     };
     let summary = match wrong.is_empty() {
-        true => format!("healthy: {} nodes, {} shards, {replicas} replicas each", nodes.len(), shards.len()),
+        true => format!(
+            "healthy: {} nodes, {} shards, {replicas} replicas each",
+            nodes.len(),
+            shards.len()
+        ),
         false => wrong.join("; "),
     };
     (health, summary)
@@ -177,11 +229,19 @@ mod tests {
     use super::*;
 
     fn node(reachable: bool) -> v1::NodeHealth {
-        v1::NodeHealth { node: Some(v1::NodeDescriptor::default()), reachable, ..Default::default() }
+        v1::NodeHealth {
+            node: Some(v1::NodeDescriptor::default()),
+            reachable,
+            ..Default::default()
+        }
     }
 
     fn shard(leader_node_id: u64, healthy_replicas: u32) -> v1::ShardStatus {
-        v1::ShardStatus { leader_node_id, healthy_replicas, ..Default::default() }
+        v1::ShardStatus {
+            leader_node_id,
+            healthy_replicas,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -189,6 +249,9 @@ mod tests {
         assert_eq!(verdict(&[node(true)], &[shard(1, 3)], 3).0, v1::Health::Ok);
         assert_eq!(verdict(&[node(false)], &[shard(1, 3)], 3).0, v1::Health::Degraded);
         assert_eq!(verdict(&[node(true)], &[shard(1, 2)], 3).0, v1::Health::Degraded);
-        assert_eq!(verdict(&[node(false)], &[shard(0, 1), shard(1, 3)], 3).0, v1::Health::Unavailable);
+        assert_eq!(
+            verdict(&[node(false)], &[shard(0, 1), shard(1, 3)], 3).0,
+            v1::Health::Unavailable
+        );
     }
 }

@@ -162,11 +162,17 @@ fn seeded_crc(segment: u64, batch: u64, bytes: &[u8]) -> u32 {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|field| field.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|field| field.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|field| field.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(at..at + 8)
+        .and_then(|field| field.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 impl Header {
@@ -194,7 +200,10 @@ impl Header {
         }
         Some(Self {
             kind: Kind::from_number(bytes[4])?,
-            group: GroupId { shard_id: u64_at(bytes, 16), replica_id: u64_at(bytes, 24) },
+            group: GroupId {
+                shard_id: u64_at(bytes, 16),
+                replica_id: u64_at(bytes, 24),
+            },
             log_id: LogId::new(u64_at(bytes, 32), u64_at(bytes, 40)),
             payload_len: u32_at(bytes, 8),
             payload_crc: u32_at(bytes, 12),
@@ -256,7 +265,13 @@ impl Batch {
 }
 
 /// Lays a batch out.
-pub(super) fn encode(records: &[Record], number: u64, synced: u64, segment: u64, data_offset: u64) -> Encoded {
+pub(super) fn encode(
+    records: &[Record],
+    number: u64,
+    synced: u64,
+    segment: u64,
+    data_offset: u64,
+) -> Encoded {
     let mut data = vec![0; HEADER_LEN];
     let mut identity = Vec::new();
     let mut headers = Vec::with_capacity(records.len());
@@ -294,7 +309,12 @@ pub(super) fn encode(records: &[Record], number: u64, synced: u64, segment: u64,
     data.resize(data.len().next_multiple_of(BLOCK as usize), 0);
     identity.resize(identity_len - HEADER_LEN, 0);
     identity.extend_from_slice(&batch.encode(FOOTER_MAGIC));
-    Encoded { batch, data, identity, headers }
+    Encoded {
+        batch,
+        data,
+        identity,
+        headers,
+    }
 }
 
 /// What became of one record of a batch.
@@ -315,7 +335,9 @@ pub(super) fn read(segment: &Bytes, batch: &Batch, identity_end: Option<u64>) ->
     let data_start = (batch.data_offset as usize + HEADER_LEN).min(data_end);
     let mut found: Vec<Found> = vec![Found::Lost; count];
     let mut keep = |header: Header, payload: Option<(Bytes, bool)>| {
-        let Some(slot) = found.get_mut(header.ordinal as usize) else { return };
+        let Some(slot) = found.get_mut(header.ordinal as usize) else {
+            return;
+        };
         match (payload, &slot) {
             (_, Found::Good(_, _, true)) => {}
             (Some((payload, in_data)), _) => *slot = Found::Good(header, payload, in_data),
@@ -324,15 +346,28 @@ pub(super) fn read(segment: &Bytes, batch: &Batch, identity_end: Option<u64>) ->
         }
     };
     for (at, header) in headers_in(segment, data_start, data_end, DATA_MAGIC, batch) {
-        keep(header, payload_at(segment, at + HEADER_LEN, &header).map(|payload| (payload, true)));
+        keep(
+            header,
+            payload_at(segment, at + HEADER_LEN, &header).map(|payload| (payload, true)),
+        );
     }
     if let Some(end) = identity_end {
         let start = (end as usize).saturating_sub(batch.identity_len as usize);
         let end = (end as usize - HEADER_LEN).max(start);
         for (at, header) in headers_in(segment, start, end, IDENTITY_MAGIC, batch) {
-            let in_data = payload_at(segment, header.offset as usize + HEADER_LEN, &header).map(|payload| (payload, true));
-            let inline = || header.kind.is_control().then(|| payload_at(segment, at + HEADER_LEN, &header)).flatten();
-            keep(header, in_data.or_else(|| inline().map(|payload| (payload, false))));
+            let in_data = payload_at(segment, header.offset as usize + HEADER_LEN, &header)
+                .map(|payload| (payload, true));
+            let inline = || {
+                header
+                    .kind
+                    .is_control()
+                    .then(|| payload_at(segment, at + HEADER_LEN, &header))
+                    .flatten()
+            };
+            keep(
+                header,
+                in_data.or_else(|| inline().map(|payload| (payload, false))),
+            );
         }
     }
     found
@@ -345,7 +380,13 @@ fn payload_at(segment: &Bytes, at: usize, header: &Header) -> Option<Bytes> {
 }
 
 /// Valid record headers between two offsets. After a bad one the next is searched for.
-fn headers_in(segment: &[u8], start: usize, end: usize, magic: [u8; 4], batch: &Batch) -> Vec<(usize, Header)> {
+fn headers_in(
+    segment: &[u8],
+    start: usize,
+    end: usize,
+    magic: [u8; 4],
+    batch: &Batch,
+) -> Vec<(usize, Header)> {
     let mut found = Vec::new();
     let mut at = start;
     while at + HEADER_LEN <= end {
@@ -353,7 +394,11 @@ fn headers_in(segment: &[u8], start: usize, end: usize, magic: [u8; 4], batch: &
             Some(header) => {
                 found.push((at, header));
                 let inline = magic == DATA_MAGIC || header.kind.is_control();
-                let payload = if inline { align8(header.payload_len as usize) } else { 0 };
+                let payload = if inline {
+                    align8(header.payload_len as usize)
+                } else {
+                    0
+                };
                 at = at.saturating_add(HEADER_LEN).saturating_add(payload);
             }
             None => at += 8,
@@ -364,7 +409,9 @@ fn headers_in(segment: &[u8], start: usize, end: usize, magic: [u8; 4], batch: &
 
 /// Whether everything after a frame's content up to its padded end is zero.
 pub(super) fn padding_is_zero(segment: &[u8], from: u64, to: u64) -> bool {
-    segment.get(from as usize..to as usize).is_none_or(|padding| padding.iter().all(|byte| *byte == 0))
+    segment
+        .get(from as usize..to as usize)
+        .is_none_or(|padding| padding.iter().all(|byte| *byte == 0))
 }
 
 /// Checks a record read back from a file against what is known of it.

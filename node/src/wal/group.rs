@@ -45,7 +45,9 @@ impl Shared {
             return Err(self.poisoned_error());
         }
         let queue = self.queue.lock();
-        let queue = queue.as_ref().ok_or_else(|| io::Error::other("the log is closed"))?;
+        let queue = queue
+            .as_ref()
+            .ok_or_else(|| io::Error::other("the log is closed"))?;
         queue.send(work).map_err(|_| self.poisoned_error())
     }
 }
@@ -72,10 +74,16 @@ impl Wal {
         if config.segment_bytes < 64 << 10 || !config.segment_bytes.is_multiple_of(format::BLOCK) {
             return Err(WalError::SegmentSize(config.segment_bytes));
         }
-        let io_error = |source: io::Error| WalError::Io { path: dir.clone(), source };
+        let io_error = |source: io::Error| WalError::Io {
+            path: dir.clone(),
+            source,
+        };
         let (disk_, dir_) = (disk.clone(), dir.clone());
         let read = move || {
-            let io_error = |source: io::Error| WalError::Io { path: dir_.clone(), source };
+            let io_error = |source: io::Error| WalError::Io {
+                path: dir_.clone(),
+                source,
+            };
             disk_.create_dir_all(&dir_).map_err(io_error)?;
             if let Some(parent) = dir_.parent() {
                 disk_.sync_dir(parent).map_err(io_error)?;
@@ -121,14 +129,21 @@ impl Wal {
         {
             let mut state = self.shared.state.lock();
             if state.dead.contains(&id) || state.groups.contains_key(&id) {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{id} was here before")));
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    format!("{id} was here before"),
+                ));
             }
             let group = state.groups.entry(id).or_default();
             group.born = true;
             group.info = info.clone();
         }
-        self.force(record(Kind::Birth, id, LogId::default(), info)).await?;
-        Ok(WalGroup { id, shared: self.shared.clone() })
+        self.force(record(Kind::Birth, id, LogId::default(), info))
+            .await?;
+        Ok(WalGroup {
+            id,
+            shared: self.shared.clone(),
+        })
     }
 
     /// Ends a replica, durably. Its id never lives again.
@@ -137,7 +152,8 @@ impl Wal {
     /// The log is poisoned.
     pub async fn death(&self, id: GroupId) -> io::Result<()> {
         self.shared.state.lock().bury(id);
-        self.force(record(Kind::Death, id, LogId::default(), Bytes::new())).await
+        self.force(record(Kind::Death, id, LogId::default(), Bytes::new()))
+            .await
     }
 
     async fn force(&self, record: Record) -> io::Result<()> {
@@ -147,7 +163,10 @@ impl Wal {
     /// A living replica's log.
     pub fn group(&self, id: GroupId) -> Option<WalGroup> {
         let lives = self.shared.state.lock().groups.contains_key(&id);
-        lives.then(|| WalGroup { id, shared: self.shared.clone() })
+        lives.then(|| WalGroup {
+            id,
+            shared: self.shared.clone(),
+        })
     }
 
     /// All living replicas.
@@ -187,7 +206,11 @@ async fn force(shared: &Shared, records: Vec<Record>) -> io::Result<()> {
     let done: Done = Box::new(move |result| {
         let _ = sender.send(result); // the caller may have gone
     });
-    shared.send(Work { records, forced: true, done: Some(done) })?;
+    shared.send(Work {
+        records,
+        forced: true,
+        done: Some(done),
+    })?;
     durable.await.map_err(|_| shared.poisoned_error())?
 }
 
@@ -200,11 +223,21 @@ pub struct WalGroup {
 
 impl WalGroup {
     fn with<T: Default>(&self, look: impl FnOnce(&super::state::Group) -> T) -> T {
-        self.shared.state.lock().groups.get(&self.id).map(look).unwrap_or_default()
+        self.shared
+            .state
+            .lock()
+            .groups
+            .get(&self.id)
+            .map(look)
+            .unwrap_or_default()
     }
 
     fn lazily(&self, record: Record) -> io::Result<()> {
-        self.shared.send(Work { records: vec![record], forced: false, done: None })
+        self.shared.send(Work {
+            records: vec![record],
+            forced: false,
+            done: None,
+        })
     }
 
     /// Takes entries; they can be read at once. `done` is called when they, and everything before
@@ -218,7 +251,11 @@ impl WalGroup {
         for entry in entries {
             state.append(self.id, entry.log_id, entry.kind, entry.payload);
         }
-        self.shared.send(Work { records, forced: true, done: Some(done) })
+        self.shared.send(Work {
+            records,
+            forced: true,
+            done: Some(done),
+        })
     }
 
     /// Makes a vote durable.
@@ -297,7 +334,9 @@ impl WalGroup {
         let mut bytes = 0;
         {
             let state = self.shared.state.lock();
-            let Some(group) = state.groups.get(&self.id) else { return Ok(entries) };
+            let Some(group) = state.groups.get(&self.id) else {
+                return Ok(entries);
+            };
             for entry in group.entries.range(start..end.max(start)).map(|(_, entry)| entry) {
                 let len = match (&entry.payload, &entry.place) {
                     (Some(payload), _) => payload.len(),
@@ -316,7 +355,11 @@ impl WalGroup {
                     missing.push((entries.len(), place));
                 }
                 let payload = entry.payload.clone().unwrap_or_default();
-                entries.push(WalEntry { log_id: entry.log_id, kind: entry.kind, payload });
+                entries.push(WalEntry {
+                    log_id: entry.log_id,
+                    kind: entry.kind,
+                    payload,
+                });
             }
         }
         for (position, payload) in self.read_places(missing).await? {
@@ -332,20 +375,31 @@ impl WalGroup {
         let files = self.shared.files.lock().clone();
         let read = move || {
             let read_one = |(position, place): (usize, Place)| {
-                let file = files.get(&place.segment).ok_or_else(|| (place, io::Error::other("segment is gone")));
-                let payload = file.and_then(|file| read_entry(file, &place).map_err(|error| (place, error)))?;
+                let file = files
+                    .get(&place.segment)
+                    .ok_or_else(|| (place, io::Error::other("segment is gone")));
+                let payload =
+                    file.and_then(|file| read_entry(file, &place).map_err(|error| (place, error)))?;
                 Ok((position, payload))
             };
-            places.into_iter().map(read_one).collect::<Result<Vec<_>, (Place, io::Error)>>()
+            places
+                .into_iter()
+                .map(read_one)
+                .collect::<Result<Vec<_>, (Place, io::Error)>>()
         };
-        offload(&*self.shared.disk, read).await?.map_err(|(place, error)| {
-            let mut state = self.shared.state.lock();
-            let entry = state.groups.get_mut(&self.id).and_then(|group| group.entries.get_mut(&place.header.log_id.index));
-            if let Some(entry) = entry.filter(|entry| entry.place == Some(place)) {
-                entry.fault = Some(Fault::Damaged);
-            }
-            error
-        })
+        offload(&*self.shared.disk, read)
+            .await?
+            .map_err(|(place, error)| {
+                let mut state = self.shared.state.lock();
+                let entry = state
+                    .groups
+                    .get_mut(&self.id)
+                    .and_then(|group| group.entries.get_mut(&place.header.log_id.index));
+                if let Some(entry) = entry.filter(|entry| entry.place == Some(place)) {
+                    entry.fault = Some(Fault::Damaged);
+                }
+                error
+            })
     }
 
     /// Entries whose payloads cannot be read here.
@@ -375,11 +429,19 @@ impl WalGroup {
     pub async fn heal(&self, log_id: LogId, payload: Bytes) -> io::Result<()> {
         let record = {
             let state = self.shared.state.lock();
-            let entry = state.groups.get(&self.id).and_then(|group| group.entries.get(&log_id.index));
+            let entry = state
+                .groups
+                .get(&self.id)
+                .and_then(|group| group.entries.get(&log_id.index));
             let entry = entry.filter(|entry| entry.log_id == log_id && entry.fault.is_some());
-            let place = entry.and_then(|entry| entry.place).ok_or_else(|| io::Error::other("no such faulty entry"))?;
+            let place = entry
+                .and_then(|entry| entry.place)
+                .ok_or_else(|| io::Error::other("no such faulty entry"))?;
             if crc32fast::hash(&payload) != place.header.payload_crc {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "another payload than the one lost"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "another payload than the one lost",
+                ));
             }
             record(place.header.kind, self.id, log_id, payload)
         };
@@ -408,7 +470,11 @@ impl WalGroup {
         if let Some(group) = self.shared.state.lock().groups.get_mut(&self.id) {
             group.mark = Some(mark.clone());
         }
-        force(&self.shared, vec![record(Kind::Mark, self.id, LogId::default(), mark)]).await
+        force(
+            &self.shared,
+            vec![record(Kind::Mark, self.id, LogId::default(), mark)],
+        )
+        .await
     }
 
     /// The replica's last mark.

@@ -38,7 +38,9 @@ pub(super) fn store(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> io::Resu
     bytes.extend_from_slice(&manifest.oldest.to_le_bytes());
     bytes.extend_from_slice(&manifest.newest.to_le_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    NAMES.iter().try_for_each(|name| write_file_atomically(disk, &dir.join(name), &bytes))
+    NAMES
+        .iter()
+        .try_for_each(|name| write_file_atomically(disk, &dir.join(name), &bytes))
 }
 
 fn decode(bytes: &[u8]) -> Option<Manifest> {
@@ -46,5 +48,8 @@ fn decode(bytes: &[u8]) -> Option<Manifest> {
     let whole = bytes.len() == LEN && &bytes[..8] == MAGIC;
     let crc = u32::from_le_bytes(bytes.get(24..28)?.try_into().ok()?);
     (whole && crc == crc32fast::hash(&bytes[..24])).then_some(())?;
-    Some(Manifest { oldest: field(8)?, newest: field(16)? })
+    Some(Manifest {
+        oldest: field(8)?,
+        newest: field(16)?,
+    })
 }

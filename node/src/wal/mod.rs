@@ -132,7 +132,11 @@ pub struct WalConfig {
 
 impl Default for WalConfig {
     fn default() -> Self {
-        Self { segment_bytes: 16 << 20, tail_cache_bytes: 64 << 20, idle_mark_ms: 5 }
+        Self {
+            segment_bytes: 16 << 20,
+            tail_cache_bytes: 64 << 20,
+            idle_mark_ms: 5,
+        }
     }
 }
 

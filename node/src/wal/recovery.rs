@@ -86,19 +86,33 @@ struct Scanned {
 
 /// Reads everything. Nothing is changed.
 pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: Identity) -> Result<Recovered, WalError> {
-    let io_error = |source: io::Error| WalError::Io { path: dir.to_owned(), source };
+    let io_error = |source: io::Error| WalError::Io {
+        path: dir.to_owned(),
+        source,
+    };
     let manifest = manifest::load(disk, dir);
     let mut scan = Vec::new();
     for entry in disk.list(dir).map_err(io_error)? {
-        let Some(number) = segment::number_of(&entry.name) else { continue };
+        let Some(number) = segment::number_of(&entry.name) else {
+            continue;
+        };
         if manifest.is_some_and(|manifest| number < manifest.oldest || number > manifest.newest) {
             continue; // about to be deleted, or never named: no batch in it counts
         }
         let path = dir.join(&entry.name);
-        let bytes = segment::read_whole(disk, &path).map_err(|source| WalError::Io { path: path.clone(), source })?;
+        let bytes = segment::read_whole(disk, &path).map_err(|source| WalError::Io {
+            path: path.clone(),
+            source,
+        })?;
         let header = SegmentHeader::read(&path, &bytes, identity)?;
         let batches = batches_in(&bytes, number);
-        scan.push(Scanned { number, name: entry.name, bytes, header, batches });
+        scan.push(Scanned {
+            number,
+            name: entry.name,
+            bytes,
+            header,
+            batches,
+        });
     }
     scan.sort_by_key(|segment| segment.number);
     Ok(Replay::new(scan, manifest).run())
@@ -146,8 +160,14 @@ struct Replay {
 
 impl Replay {
     fn new(scan: Vec<Scanned>, manifest: Option<Manifest>) -> Self {
-        let marks = scan.iter().flat_map(|segment| segment.batches.values()).map(|(batch, _)| batch.synced);
-        let headers = scan.iter().filter_map(|segment| segment.header).map(|header| header.synced);
+        let marks = scan
+            .iter()
+            .flat_map(|segment| segment.batches.values())
+            .map(|(batch, _)| batch.synced);
+        let headers = scan
+            .iter()
+            .filter_map(|segment| segment.header)
+            .map(|header| header.synced);
         let synced = marks.chain(headers).max().unwrap_or(0);
         Self {
             scan,
@@ -165,13 +185,18 @@ impl Replay {
     fn run(mut self) -> Recovered {
         self.find_missing_segments();
         let scan = std::mem::take(&mut self.scan);
-        let mut expected = scan.first().and_then(|segment| segment.header).map(|header| header.first_batch);
+        let mut expected = scan
+            .first()
+            .and_then(|segment| segment.header)
+            .map(|header| header.first_batch);
         'segments: for (position, segment) in scan.iter().enumerate() {
             if segment.header.is_none() {
                 self.for_everybody(segment, 0, "both copies of the segment's header are bad");
             }
             for (batch, identity_end) in segment.batches.values() {
-                let Some(count) = counted(&scan[position + 1..], batch) else { continue };
+                let Some(count) = counted(&scan[position + 1..], batch) else {
+                    continue;
+                };
                 if expected.is_some_and(|expected| batch.number > expected) {
                     self.for_everybody(segment, batch.data_offset, "a batch is missing before this one");
                 }
@@ -186,7 +211,13 @@ impl Replay {
         }
         if self.last_batch < self.synced {
             let what = format!("batches {} to {} are missing", self.last_batch + 1, self.synced);
-            self.everybody.push(Damage { group: None, segment: String::new(), offset: 0, what, log_id: None });
+            self.everybody.push(Damage {
+                group: None,
+                segment: String::new(),
+                offset: 0,
+                what,
+                log_id: None,
+            });
         }
         self.finish(scan)
     }
@@ -201,7 +232,13 @@ impl Replay {
         for number in (oldest..=newest).filter(|number| !present.contains(number)) {
             let segment = format!("{number:08}.wal");
             let what = "the segment is missing".to_owned();
-            self.everybody.push(Damage { group: None, segment, offset: 0, what, log_id: None });
+            self.everybody.push(Damage {
+                group: None,
+                segment,
+                offset: 0,
+                what,
+                log_id: None,
+            });
         }
     }
 
@@ -223,7 +260,9 @@ impl Replay {
             }
             match found {
                 Found::Good(header, payload, in_data) => self.good(segment, batch, header, payload, in_data),
-                Found::Faulty(header) if header.kind.is_entry() => self.faulty(segment, batch, header, durable),
+                Found::Faulty(header) if header.kind.is_entry() => {
+                    self.faulty(segment, batch, header, durable)
+                }
                 _ if !durable => {
                     self.torn_records = batch.records as usize - ordinal;
                     self.last_records = ordinal as u32;
@@ -234,7 +273,9 @@ impl Replay {
                     let damage = self.at(segment, header.offset, what, Some(header.group), None);
                     self.damage.push(damage);
                 }
-                Found::Lost => self.for_everybody(segment, batch.data_offset, "a record and its identity are bad"),
+                Found::Lost => {
+                    self.for_everybody(segment, batch.data_offset, "a record and its identity are bad")
+                }
             }
         }
         true
@@ -245,9 +286,14 @@ impl Replay {
             return self.state.replay(&header, &payload);
         }
         if !self.state.dead.contains(&header.group) {
-            let place = Place { segment: segment.number, batch: batch.number, header };
+            let place = Place {
+                segment: segment.number,
+                batch: batch.number,
+                header,
+            };
             let payload = (!in_data).then_some(payload);
-            self.state.recover(header.group, place, entry_kind(header.kind), payload, None);
+            self.state
+                .recover(header.group, place, entry_kind(header.kind), payload, None);
         }
     }
 
@@ -259,16 +305,35 @@ impl Replay {
         if whole || self.state.dead.contains(&header.group) {
             return;
         }
-        let place = Place { segment: segment.number, batch: batch.number, header };
-        let fault = if durable { Fault::Damaged } else { Fault::PerhapsTorn };
-        self.state.recover(header.group, place, entry_kind(header.kind), None, Some(fault));
+        let place = Place {
+            segment: segment.number,
+            batch: batch.number,
+            header,
+        };
+        let fault = if durable {
+            Fault::Damaged
+        } else {
+            Fault::PerhapsTorn
+        };
+        self.state
+            .recover(header.group, place, entry_kind(header.kind), None, Some(fault));
     }
 
     fn check_copies(&mut self, segment: &Scanned, batch: &Batch, identity_end: Option<u64>) {
         let data_end = batch.data_offset + u64::from(batch.data_len);
-        let clean = padding_is_zero(&segment.bytes, data_end, batch.data_offset + batch.padded_data_len());
+        let clean = padding_is_zero(
+            &segment.bytes,
+            data_end,
+            batch.data_offset + batch.padded_data_len(),
+        );
         if !clean {
-            let damage = self.at(segment, data_end, "padding is not zero; nothing is lost".to_owned(), None, None);
+            let damage = self.at(
+                segment,
+                data_end,
+                "padding is not zero; nothing is lost".to_owned(),
+                None,
+                None,
+            );
             self.damage.push(damage);
         }
         if identity_end.is_none() {
@@ -278,8 +343,21 @@ impl Replay {
         }
     }
 
-    fn at(&self, segment: &Scanned, offset: u64, what: String, group: Option<GroupId>, log_id: Option<LogId>) -> Damage {
-        Damage { group, segment: segment.name.clone(), offset, what, log_id }
+    fn at(
+        &self,
+        segment: &Scanned,
+        offset: u64,
+        what: String,
+        group: Option<GroupId>,
+        log_id: Option<LogId>,
+    ) -> Damage {
+        Damage {
+            group,
+            segment: segment.name.clone(),
+            offset,
+            what,
+            log_id,
+        }
     }
 
     fn for_everybody(&mut self, segment: &Scanned, offset: u64, what: &str) {
@@ -297,8 +375,16 @@ impl Replay {
                 what: what.to_owned(),
                 log_id: None,
             };
-            let mut damaged: Vec<Damage> = self.damage.iter().filter(|damage| damage.group == Some(*id)).cloned().collect();
-            damaged.extend(self.everybody.iter().map(|damage| Damage { group: Some(*id), ..damage.clone() }));
+            let mut damaged: Vec<Damage> = self
+                .damage
+                .iter()
+                .filter(|damage| damage.group == Some(*id))
+                .cloned()
+                .collect();
+            damaged.extend(self.everybody.iter().map(|damage| Damage {
+                group: Some(*id),
+                ..damage.clone()
+            }));
             if !group.born {
                 damaged.push(own("its birth record is lost"));
             }
@@ -313,10 +399,19 @@ impl Replay {
                     perhaps_torn: entry.fault? == Fault::PerhapsTorn,
                 })
             });
-            groups.push(GroupRecovery { id: *id, info: group.info.clone(), damaged, faulty: faulty.collect() });
+            groups.push(GroupRecovery {
+                id: *id,
+                info: group.info.clone(),
+                damaged,
+                faulty: faulty.collect(),
+            });
         }
         for group in &groups {
-            let own = group.damaged.iter().filter(|damage| !self.damage.contains(damage)).cloned();
+            let own = group
+                .damaged
+                .iter()
+                .filter(|damage| !self.damage.contains(damage))
+                .cloned();
             let own: Vec<Damage> = own.collect();
             self.damage.extend(own);
         }
@@ -326,8 +421,15 @@ impl Replay {
         let newest = scan.last().map_or(0, |segment| segment.number);
         Recovered {
             state: self.state,
-            recovery: Recovery { groups, damage: self.damage, torn_records: self.torn_records },
-            segments: scan.iter().map(|segment| (segment.number, segment.bytes.len() as u64)).collect(),
+            recovery: Recovery {
+                groups,
+                damage: self.damage,
+                torn_records: self.torn_records,
+            },
+            segments: scan
+                .iter()
+                .map(|segment| (segment.number, segment.bytes.len() as u64))
+                .collect(),
             last_batch: self.last_batch.max(self.synced),
             synced: self.synced,
             last_records: self.last_records,

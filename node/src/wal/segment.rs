@@ -60,7 +60,9 @@ impl SegmentHeader {
     }
 
     fn decode(bytes: &[u8]) -> Result<Option<Self>, u32> {
-        let Some(bytes) = bytes.get(..LEN) else { return Ok(None) };
+        let Some(bytes) = bytes.get(..LEN) else {
+            return Ok(None);
+        };
         let field8 = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         let field4 = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
         if &bytes[0..8] != MAGIC || field4(124) != crc32fast::hash(&bytes[..124]) {
@@ -91,12 +93,19 @@ impl SegmentHeader {
         for copy in [bytes, &bytes[last..]] {
             match Self::decode(copy) {
                 Ok(Some(header)) if header.identity != expected => {
-                    return Err(WalError::Foreign { path: path.to_owned(), expected: expected.node_id });
+                    return Err(WalError::Foreign {
+                        path: path.to_owned(),
+                        expected: expected.node_id,
+                    });
                 }
                 Ok(Some(header)) => return Ok(Some(header)),
                 Ok(None) => {}
                 Err(found) => {
-                    return Err(WalError::NewerFormat { path: path.to_owned(), found, supported: FORMAT });
+                    return Err(WalError::NewerFormat {
+                        path: path.to_owned(),
+                        found,
+                        supported: FORMAT,
+                    });
                 }
             }
         }
@@ -129,7 +138,12 @@ impl Segment {
         file.write_at(header.len_bytes - BLOCK, &bytes)?;
         file.sync_data()?;
         disk.sync_dir(dir)?;
-        Ok(Self { number: header.number, file, data_offset: BLOCK, identity_end: header.len_bytes - BLOCK })
+        Ok(Self {
+            number: header.number,
+            file,
+            data_offset: BLOCK,
+            identity_end: header.len_bytes - BLOCK,
+        })
     }
 
     /// Bytes left for both frames.

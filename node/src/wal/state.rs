@@ -53,7 +53,11 @@ pub(super) struct Group {
 
 impl Group {
     pub fn last(&self) -> Option<LogId> {
-        self.entries.values().next_back().map(|entry| entry.log_id).or(self.purged)
+        self.entries
+            .values()
+            .next_back()
+            .map(|entry| entry.log_id)
+            .or(self.purged)
     }
 
     /// Whether an entry between the purged one and the last is missing.
@@ -67,7 +71,10 @@ impl Group {
     }
 
     pub fn first_fault(&self) -> Option<u64> {
-        self.entries.iter().find(|(_, entry)| entry.fault.is_some()).map(|(index, _)| *index)
+        self.entries
+            .iter()
+            .find(|(_, entry)| entry.fault.is_some())
+            .map(|(index, _)| *index)
     }
 }
 
@@ -87,17 +94,36 @@ impl State {
     pub fn append(&mut self, id: GroupId, log_id: LogId, kind: EntryKind, payload: Bytes) {
         self.cached_bytes += payload.len();
         self.cache.push_back((id, log_id));
-        let entry = Entry { log_id, kind, place: None, payload: Some(payload), fault: None };
+        let entry = Entry {
+            log_id,
+            kind,
+            place: None,
+            payload: Some(payload),
+            fault: None,
+        };
         let group = self.groups.entry(id).or_default();
         let replaced = group.entries.insert(log_id.index, entry);
         self.forget(replaced);
     }
 
     /// Takes an entry as recovery found it. `payload` is kept if it cannot be read from its place.
-    pub fn recover(&mut self, id: GroupId, place: Place, kind: EntryKind, payload: Option<Bytes>, fault: Option<Fault>) {
+    pub fn recover(
+        &mut self,
+        id: GroupId,
+        place: Place,
+        kind: EntryKind,
+        payload: Option<Bytes>,
+        fault: Option<Fault>,
+    ) {
         *self.live.entry(place.segment).or_default() += 1;
         let log_id = place.header.log_id;
-        let entry = Entry { log_id, kind, place: Some(place), payload, fault };
+        let entry = Entry {
+            log_id,
+            kind,
+            place: Some(place),
+            payload,
+            fault,
+        };
         let group = self.groups.entry(id).or_default();
         let replaced = group.entries.insert(log_id.index, entry);
         self.forget(replaced);
@@ -106,8 +132,13 @@ impl State {
     /// An entry's batch is durable: from now on it can be read from its segment.
     pub fn placed(&mut self, id: GroupId, place: Place) {
         let log_id = place.header.log_id;
-        let entry = self.groups.get_mut(&id).and_then(|group| group.entries.get_mut(&log_id.index));
-        let Some(entry) = entry.filter(|entry| entry.log_id == log_id) else { return };
+        let entry = self
+            .groups
+            .get_mut(&id)
+            .and_then(|group| group.entries.get_mut(&log_id.index));
+        let Some(entry) = entry.filter(|entry| entry.log_id == log_id) else {
+            return;
+        };
         let before = entry.place.replace(place);
         entry.fault = None;
         *self.live.entry(place.segment).or_default() += 1;
@@ -117,13 +148,17 @@ impl State {
     }
 
     pub fn truncate_after(&mut self, id: GroupId, last: Option<LogId>) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
         let removed = group.entries.split_off(&last.map_or(0, |last| last.index + 1));
         removed.into_values().for_each(|entry| self.forget(Some(entry)));
     }
 
     pub fn purge(&mut self, id: GroupId, upto: LogId) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
         group.purged = group.purged.max(Some(upto));
         let kept = group.entries.split_off(&(upto.index + 1));
         let removed = std::mem::replace(&mut group.entries, kept);
@@ -133,7 +168,10 @@ impl State {
     pub fn bury(&mut self, id: GroupId) {
         self.dead.insert(id);
         if let Some(group) = self.groups.remove(&id) {
-            group.entries.into_values().for_each(|entry| self.forget(Some(entry)));
+            group
+                .entries
+                .into_values()
+                .for_each(|entry| self.forget(Some(entry)));
         }
     }
 
@@ -156,8 +194,13 @@ impl State {
     /// written yet stays.
     pub fn trim_cache(&mut self, bytes_max: usize) {
         while self.cached_bytes > bytes_max {
-            let Some((id, log_id)) = self.cache.front().copied() else { return };
-            let entry = self.groups.get_mut(&id).and_then(|group| group.entries.get_mut(&log_id.index));
+            let Some((id, log_id)) = self.cache.front().copied() else {
+                return;
+            };
+            let entry = self
+                .groups
+                .get_mut(&id)
+                .and_then(|group| group.entries.get_mut(&log_id.index));
             match entry.filter(|entry| entry.log_id == log_id) {
                 Some(entry) if entry.place.is_none() => return,
                 Some(entry) => {
@@ -172,7 +215,10 @@ impl State {
     /// Payloads of entries that are gone are freed with them; count what is left.
     fn recount(&mut self) {
         let entries = self.groups.values().flat_map(|group| group.entries.values());
-        self.cached_bytes = entries.filter_map(|entry| entry.payload.as_ref()).map(Bytes::len).sum();
+        self.cached_bytes = entries
+            .filter_map(|entry| entry.payload.as_ref())
+            .map(Bytes::len)
+            .sum();
     }
 
     /// Control records that say everything but entries.
@@ -184,9 +230,22 @@ impl State {
         for (id, group) in self.groups.iter().filter(|(_, group)| group.born) {
             records.push(record(Kind::Birth, *id, LogId::default(), group.info.clone()));
             records.extend(group.vote.map(|vote| vote_record(*id, vote)));
-            records.extend(group.purged.map(|purged| record(Kind::Purge, *id, purged, Bytes::new())));
-            records.extend(group.committed.map(|id_| record(Kind::Committed, *id, id_, Bytes::new())));
-            records.extend(group.mark.clone().map(|mark| record(Kind::Mark, *id, LogId::default(), mark)));
+            records.extend(
+                group
+                    .purged
+                    .map(|purged| record(Kind::Purge, *id, purged, Bytes::new())),
+            );
+            records.extend(
+                group
+                    .committed
+                    .map(|id_| record(Kind::Committed, *id, id_, Bytes::new())),
+            );
+            records.extend(
+                group
+                    .mark
+                    .clone()
+                    .map(|mark| record(Kind::Mark, *id, LogId::default(), mark)),
+            );
         }
         records
     }
@@ -225,7 +284,12 @@ impl State {
 }
 
 pub(super) fn record(kind: Kind, group: GroupId, log_id: LogId, payload: Bytes) -> Record {
-    Record { kind, group, log_id, payload }
+    Record {
+        kind,
+        group,
+        log_id,
+        payload,
+    }
 }
 
 /// Vote: `log_id.term` is the term; payload: voted for (8 bytes), committed (1 byte).
@@ -237,7 +301,11 @@ pub(super) fn vote_record(id: GroupId, vote: Vote) -> Record {
 }
 
 fn decode_vote(term: u64, mut payload: &[u8]) -> Option<Vote> {
-    (payload.len() == 9).then(|| Vote { term, voted_for: payload.get_u64_le(), committed: payload.get_u8() == 1 })
+    (payload.len() == 9).then(|| Vote {
+        term,
+        voted_for: payload.get_u64_le(),
+        committed: payload.get_u8() == 1,
+    })
 }
 
 /// Truncate: payload 1 keeps entries up to the log id, payload 0 keeps none.

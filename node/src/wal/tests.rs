@@ -13,21 +13,40 @@ use super::*;
 use crate::disk::sim::SimDisk;
 
 const DIR: &str = "/data/wal";
-const WHO: Identity = Identity { cluster_id: [1; 16], node_id: 2 };
-const A: GroupId = GroupId { shard_id: 1, replica_id: 1 };
-const B: GroupId = GroupId { shard_id: 2, replica_id: 7 };
+const WHO: Identity = Identity {
+    cluster_id: [1; 16],
+    node_id: 2,
+};
+const A: GroupId = GroupId {
+    shard_id: 1,
+    replica_id: 1,
+};
+const B: GroupId = GroupId {
+    shard_id: 2,
+    replica_id: 7,
+};
 
 fn config() -> WalConfig {
-    WalConfig { segment_bytes: 64 << 10, tail_cache_bytes: 1 << 10, idle_mark_ms: 5 }
+    WalConfig {
+        segment_bytes: 64 << 10,
+        tail_cache_bytes: 1 << 10,
+        idle_mark_ms: 5,
+    }
 }
 
 async fn open(disk: &SimDisk) -> (Wal, Recovery) {
-    Wal::open(disk.mount(), PathBuf::from(DIR), config(), WHO).await.expect("the log opens")
+    Wal::open(disk.mount(), PathBuf::from(DIR), config(), WHO)
+        .await
+        .expect("the log opens")
 }
 
 fn entry(term: u64, index: u64, payload: &str) -> WalEntry {
     let payload = Bytes::copy_from_slice(payload.as_bytes());
-    WalEntry { log_id: LogId::new(term, index), kind: EntryKind::Normal, payload }
+    WalEntry {
+        log_id: LogId::new(term, index),
+        kind: EntryKind::Normal,
+        payload,
+    }
 }
 
 async fn append(group: &WalGroup, entries: Vec<WalEntry>) -> io::Result<()> {
@@ -39,7 +58,10 @@ async fn append(group: &WalGroup, entries: Vec<WalEntry>) -> io::Result<()> {
 async fn payloads(group: &WalGroup) -> Vec<String> {
     let first = group.purged().map_or(0, |id| id.index + 1);
     let entries = group.read(first, u64::MAX, usize::MAX).await.expect("readable");
-    entries.iter().map(|entry| String::from_utf8_lossy(&entry.payload).into_owned()).collect()
+    entries
+        .iter()
+        .map(|entry| String::from_utf8_lossy(&entry.payload).into_owned())
+        .collect()
 }
 
 /// Two replicas with votes, marks and a few entries.
@@ -47,11 +69,23 @@ async fn filled(disk: &SimDisk) -> Wal {
     let (wal, _) = open(disk).await;
     for id in [A, B] {
         let group = wal.birth(id, Bytes::from(format!("info of {id}"))).await.unwrap();
-        group.save_vote(Vote { term: 3, voted_for: 9, committed: true }).await.unwrap();
+        group
+            .save_vote(Vote {
+                term: 3,
+                voted_for: 9,
+                committed: true,
+            })
+            .await
+            .unwrap();
         for index in 0..5 {
-            append(&group, vec![entry(3, index, &format!("{id} entry {index}"))]).await.unwrap();
+            append(&group, vec![entry(3, index, &format!("{id} entry {index}"))])
+                .await
+                .unwrap();
         }
-        group.put_mark(Bytes::from(format!("mark of {id}"))).await.unwrap();
+        group
+            .put_mark(Bytes::from(format!("mark of {id}")))
+            .await
+            .unwrap();
     }
     wal
 }
@@ -64,7 +98,14 @@ async fn everything_is_there_after_a_restart() {
     assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
     assert_eq!(wal.groups(), [A, B]);
     let group = wal.group(B).unwrap();
-    assert_eq!(group.vote(), Some(Vote { term: 3, voted_for: 9, committed: true }));
+    assert_eq!(
+        group.vote(),
+        Some(Vote {
+            term: 3,
+            voted_for: 9,
+            committed: true
+        })
+    );
     assert_eq!(group.mark().unwrap(), format!("mark of {B}"));
     assert_eq!(group.info(), format!("info of {B}"));
     assert_eq!(group.last(), Some(LogId::new(3, 4)));
@@ -84,7 +125,10 @@ async fn entries_can_be_read_before_they_are_durable() {
 async fn one_sync_serves_everybody_who_waits_and_answers_come_in_order() {
     let disk = SimDisk::new(1);
     let (wal, _) = open(&disk).await;
-    let groups = [wal.birth(A, Bytes::new()).await.unwrap(), wal.birth(B, Bytes::new()).await.unwrap()];
+    let groups = [
+        wal.birth(A, Bytes::new()).await.unwrap(),
+        wal.birth(B, Bytes::new()).await.unwrap(),
+    ];
     let before = disk.syncs();
     let order = Arc::new(Mutex::new(Vec::new()));
     for index in 0..100 {
@@ -97,8 +141,19 @@ async fn one_sync_serves_everybody_who_waits_and_answers_come_in_order() {
             group.append(vec![entry(1, index, "x")], Box::new(told)).unwrap();
         }
     }
-    groups[0].save_vote(Vote { term: 2, voted_for: 1, committed: false }).await.unwrap();
-    assert_eq!(order.lock().len(), 200, "a durable vote means that everything before is durable");
+    groups[0]
+        .save_vote(Vote {
+            term: 2,
+            voted_for: 1,
+            committed: false,
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        order.lock().len(),
+        200,
+        "a durable vote means that everything before is durable"
+    );
     assert!(order.lock().is_sorted());
     assert!(disk.syncs() - before <= 3, "{} syncs", disk.syncs() - before);
 }
@@ -123,17 +178,30 @@ async fn purged_entries_free_their_segments_and_idle_replicas_do_not_hold_them()
     let wal = filled(&disk).await; // B stays idle from here on
     let group = wal.group(A).unwrap();
     for index in 5..400 {
-        append(&group, vec![entry(3, index, &"x".repeat(2_000))]).await.unwrap();
+        append(&group, vec![entry(3, index, &"x".repeat(2_000))])
+            .await
+            .unwrap();
         if index % 10 == 0 {
             group.purge(LogId::new(3, index - 1)).unwrap();
         }
     }
-    assert!(wal.disk_bytes() <= 6 * (64 << 10), "{} bytes are kept", wal.disk_bytes());
+    assert!(
+        wal.disk_bytes() <= 6 * (64 << 10),
+        "{} bytes are kept",
+        wal.disk_bytes()
+    );
     disk.crash(1);
     let (wal, recovery) = open(&disk).await;
     assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
     let idle = wal.group(B).unwrap();
-    assert_eq!(idle.vote(), Some(Vote { term: 3, voted_for: 9, committed: true }));
+    assert_eq!(
+        idle.vote(),
+        Some(Vote {
+            term: 3,
+            voted_for: 9,
+            committed: true
+        })
+    );
     assert_eq!(idle.mark().unwrap(), format!("mark of {B}"));
     assert_eq!(payloads(&idle).await.len(), 5);
     assert_eq!(wal.group(A).unwrap().purged(), Some(LogId::new(3, 389)));
@@ -144,7 +212,9 @@ async fn an_entry_larger_than_a_segment_gets_a_segment_of_its_own_size() {
     let disk = SimDisk::new(1);
     let (wal, _) = open(&disk).await;
     let group = wal.birth(A, Bytes::new()).await.unwrap();
-    append(&group, vec![entry(1, 0, &"y".repeat(300_000))]).await.unwrap();
+    append(&group, vec![entry(1, 0, &"y".repeat(300_000))])
+        .await
+        .unwrap();
     append(&group, vec![entry(1, 1, "z")]).await.unwrap();
     disk.crash(3);
     let (wal, _) = open(&disk).await;
@@ -161,7 +231,10 @@ async fn the_dead_stay_dead() {
     disk.crash(2);
     let (wal, _) = open(&disk).await;
     assert_eq!(wal.groups(), [B]);
-    assert!(wal.birth(A, Bytes::new()).await.is_err(), "not even after a restart");
+    assert!(
+        wal.birth(A, Bytes::new()).await.is_err(),
+        "not even after a restart"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,11 +247,23 @@ async fn after_a_failed_sync_nothing_is_accepted_and_nothing_tried_again() {
     assert!(wal.is_poisoned());
     let syncs = disk.syncs();
     assert!(append(&group, vec![entry(3, 6, "later")]).await.is_err());
-    assert!(group.save_vote(Vote { term: 9, voted_for: 1, committed: false }).await.is_err());
+    assert!(
+        group
+            .save_vote(Vote {
+                term: 9,
+                voted_for: 1,
+                committed: false
+            })
+            .await
+            .is_err()
+    );
     assert_eq!(disk.syncs(), syncs);
     disk.crash(1);
     let (wal, _) = open(&disk).await;
-    assert!(payloads(&wal.group(A).unwrap()).await.len() >= 5, "what was acknowledged is there");
+    assert!(
+        payloads(&wal.group(A).unwrap()).await.len() >= 5,
+        "what was acknowledged is there"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,14 +272,19 @@ async fn another_nodes_log_is_refused_and_left_alone() {
     filled(&disk).await.close().await;
     let before = disk.files();
     let other = Identity { node_id: 3, ..WHO };
-    let refused = Wal::open(disk.mount(), PathBuf::from(DIR), config(), other).await.err();
+    let refused = Wal::open(disk.mount(), PathBuf::from(DIR), config(), other)
+        .await
+        .err();
     assert!(matches!(refused, Some(WalError::Foreign { .. })), "{refused:?}");
     assert_eq!(disk.files(), before);
 }
 
 fn segment_path(disk: &SimDisk) -> PathBuf {
     let files = disk.files().into_iter().map(|(path, _)| path);
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "wal")).min().expect("a segment")
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
+        .min()
+        .expect("a segment")
 }
 
 /// What a replica answers must be what was written, or damage must be reported for it.
@@ -207,14 +297,25 @@ async fn never_wrong(disk: &SimDisk, what: &str) {
     for id in [A, B] {
         let found = recovery.groups.iter().find(|group| group.id == id);
         let Some(found) = found else {
-            assert!(!recovery.damage.is_empty(), "{what}: {id} vanished without a word");
+            assert!(
+                !recovery.damage.is_empty(),
+                "{what}: {id} vanished without a word"
+            );
             continue;
         };
         if !found.damaged.is_empty() {
             continue;
         }
         let group = wal.group(id).unwrap();
-        assert_eq!(group.vote(), Some(Vote { term: 3, voted_for: 9, committed: true }), "{what}: vote of {id}");
+        assert_eq!(
+            group.vote(),
+            Some(Vote {
+                term: 3,
+                voted_for: 9,
+                committed: true
+            }),
+            "{what}: vote of {id}"
+        );
         assert_eq!(group.mark().unwrap(), format!("mark of {id}"), "{what}");
         assert_eq!(group.last(), Some(LogId::new(3, 4)), "{what}: {id}");
         for index in 0..5 {
@@ -240,7 +341,9 @@ async fn every_flipped_bit_is_healed_or_reported() {
         let file = disk.mount().open(&path, crate::disk::Mode::Read).unwrap();
         let mut bytes = vec![0; file.len_bytes().unwrap() as usize];
         file.read_at(0, &mut bytes).unwrap();
-        (0..bytes.len()).filter(|at| bytes[*at] != 0 || at % 509 == 0).collect()
+        (0..bytes.len())
+            .filter(|at| bytes[*at] != 0 || at % 509 == 0)
+            .collect()
     };
     for at in used {
         let copy = disk.copy(at as u64);
@@ -279,17 +382,32 @@ async fn a_faulty_entry_is_healed_by_its_payload_and_by_no_other() {
     let wanted = format!("{A} entry 2");
     let find = |path: &PathBuf| {
         let bytes = crate::disk::read_file(&*disk.mount(), path).unwrap();
-        bytes.windows(wanted.len()).position(|window| window == wanted.as_bytes()).map(|at| (path.clone(), at))
+        bytes
+            .windows(wanted.len())
+            .position(|window| window == wanted.as_bytes())
+            .map(|at| (path.clone(), at))
     };
-    let (path, at) = disk.files().iter().find_map(|(path, _)| find(path)).expect("the payload");
+    let (path, at) = disk
+        .files()
+        .iter()
+        .find_map(|(path, _)| find(path))
+        .expect("the payload");
     assert!(disk.corrupt(&path, at, 0x40));
     let (wal, recovery) = open(&disk).await;
     let faulty = recovery.groups[0].faulty[0];
     assert_eq!((faulty.log_id, faulty.perhaps_torn), (LogId::new(3, 2), false));
     let group = wal.group(A).unwrap();
     assert_eq!(group.first_fault(), Some(2));
-    assert!(group.heal(faulty.log_id, Bytes::from_static(b"another")).await.is_err());
-    group.heal(faulty.log_id, Bytes::from(format!("{A} entry 2"))).await.unwrap();
+    assert!(
+        group
+            .heal(faulty.log_id, Bytes::from_static(b"another"))
+            .await
+            .is_err()
+    );
+    group
+        .heal(faulty.log_id, Bytes::from(format!("{A} entry 2")))
+        .await
+        .unwrap();
     assert_eq!(group.first_fault(), None);
     disk.crash(1);
     let (wal, recovery) = open(&disk).await;
@@ -312,7 +430,9 @@ struct Told {
 async fn run_until_power_fails(disk: &SimDisk, seed: u64, steps: usize) -> [Told; 2] {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut told = [Told::default(), Told::default()];
-    let Ok((wal, _)) = Wal::open(disk.mount(), PathBuf::from(DIR), config(), WHO).await else { return told };
+    let Ok((wal, _)) = Wal::open(disk.mount(), PathBuf::from(DIR), config(), WHO).await else {
+        return told;
+    };
     let mut groups = Vec::new();
     for id in [A, B] {
         match wal.birth(id, Bytes::from_static(b"info")).await {
@@ -328,9 +448,18 @@ async fn run_until_power_fails(disk: &SimDisk, seed: u64, steps: usize) -> [Told
             0..6 => {
                 let count = rng.random_range(1..4);
                 let next = known.entries.len() as u64;
-                let len = if rng.random_range(0..8) == 0 { 9_000 } else { rng.random_range(0..300) };
-                let texts: Vec<String> = (0..count).map(|at| format!("{seed}/{step}/{at}/{}", "p".repeat(len))).collect();
-                let entries = texts.iter().enumerate().map(|(at, text)| entry(term, next + at as u64, text));
+                let len = if rng.random_range(0..8) == 0 {
+                    9_000
+                } else {
+                    rng.random_range(0..300)
+                };
+                let texts: Vec<String> = (0..count)
+                    .map(|at| format!("{seed}/{step}/{at}/{}", "p".repeat(len)))
+                    .collect();
+                let entries = texts
+                    .iter()
+                    .enumerate()
+                    .map(|(at, text)| entry(term, next + at as u64, text));
                 let outcome = append(group, entries.collect()).await;
                 if outcome.is_ok() {
                     known.entries.extend(texts);
@@ -339,7 +468,11 @@ async fn run_until_power_fails(disk: &SimDisk, seed: u64, steps: usize) -> [Told
             }
             6 => {
                 term += 1;
-                let vote = Vote { term, voted_for: step as u64, committed: rng.random() };
+                let vote = Vote {
+                    term,
+                    voted_for: step as u64,
+                    committed: rng.random(),
+                };
                 let outcome = group.save_vote(vote).await;
                 if outcome.is_ok() {
                     known.vote = Some(vote);
@@ -383,21 +516,43 @@ async fn check_recovery(disk: &SimDisk, told: &[Told; 2], what: &str) {
         }
         let found = recovery.groups.iter().find(|group| group.id == id);
         let found = found.unwrap_or_else(|| panic!("{what}: {id} is gone"));
-        assert!(found.damaged.is_empty(), "{what}: a power cut is not damage: {:?}", found.damaged);
+        assert!(
+            found.damaged.is_empty(),
+            "{what}: a power cut is not damage: {:?}",
+            found.damaged
+        );
         let group = wal.group(id).unwrap();
         let term = |vote: Option<Vote>| vote.map(|vote| vote.term);
-        assert!(term(group.vote()) >= term(told.vote), "{what}: {id} forgot a vote");
-        assert!(told.mark.is_none() || group.mark().is_some(), "{what}: {id} forgot a mark");
+        assert!(
+            term(group.vote()) >= term(told.vote),
+            "{what}: {id} forgot a vote"
+        );
+        assert!(
+            told.mark.is_none() || group.mark().is_some(),
+            "{what}: {id} forgot a mark"
+        );
         let first = group.purged().map_or(0, |purged| purged.index + 1);
-        assert!(first <= told.purge_asked + 1, "{what}: {id} purged what nobody asked for");
+        assert!(
+            first <= told.purge_asked + 1,
+            "{what}: {id} purged what nobody asked for"
+        );
         for index in first..told.entries.len() as u64 {
             let read = group.read(index, index + 1, usize::MAX).await;
             let entries = read.unwrap_or_else(|error| panic!("{what}: {id} entry {index}: {error}"));
-            let text = entries.first().map(|entry| String::from_utf8_lossy(&entry.payload).into_owned());
-            assert_eq!(text.as_ref(), told.entries.get(index as usize), "{what}: {id} entry {index}");
+            let text = entries
+                .first()
+                .map(|entry| String::from_utf8_lossy(&entry.payload).into_owned());
+            assert_eq!(
+                text.as_ref(),
+                told.entries.get(index as usize),
+                "{what}: {id} entry {index}"
+            );
         }
         for faulty in &found.faulty {
-            assert!(faulty.perhaps_torn && faulty.log_id.index >= told.entries.len() as u64, "{what}: {faulty:?}");
+            assert!(
+                faulty.perhaps_torn && faulty.log_id.index >= told.entries.len() as u64,
+                "{what}: {faulty:?}"
+            );
         }
     }
     wal.close().await;

@@ -121,17 +121,37 @@ impl Writer {
 
     async fn write_records(&mut self, mut records: Vec<Record>) -> io::Result<()> {
         let needed = records.iter().map(Record::footprint).sum::<u64>() + 2 * BLOCK + 2 * HEADER_LEN as u64;
-        if self.segment.as_ref().is_none_or(|segment| segment.free_bytes() < needed) {
+        if self
+            .segment
+            .as_ref()
+            .is_none_or(|segment| segment.free_bytes() < needed)
+        {
             let mut first = self.begin_segment(needed).await?;
             first.append(&mut records);
             records = first;
         }
-        let Some(segment) = self.segment.as_mut() else { return Err(io::Error::other("no segment")) };
-        let encoded = format::encode(&records, self.next_batch, self.synced, segment.number, segment.data_offset);
-        let Encoded { batch, data, identity, headers } = encoded;
+        let Some(segment) = self.segment.as_mut() else {
+            return Err(io::Error::other("no segment"));
+        };
+        let encoded = format::encode(
+            &records,
+            self.next_batch,
+            self.synced,
+            segment.number,
+            segment.data_offset,
+        );
+        let Encoded {
+            batch,
+            data,
+            identity,
+            headers,
+        } = encoded;
         let (file, data_at) = (segment.file.clone(), segment.data_offset);
         let identity_at = segment.identity_end - identity.len() as u64;
-        assert!(data_at + data.len() as u64 <= identity_at, "a batch fits its segment");
+        assert!(
+            data_at + data.len() as u64 <= identity_at,
+            "a batch fits its segment"
+        );
         segment.data_offset += data.len() as u64;
         segment.identity_end = identity_at;
         let write = move || {
@@ -144,11 +164,20 @@ impl Writer {
         self.synced = batch.number;
         self.next_batch += 1;
         self.previous_records = ALL_RECORDS;
-        self.shared.batch.store(batch.number, std::sync::atomic::Ordering::Release);
+        self.shared
+            .batch
+            .store(batch.number, std::sync::atomic::Ordering::Release);
         {
             let mut state = self.shared.state.lock();
             for header in headers.into_iter().filter(|header| header.kind.is_entry()) {
-                state.placed(header.group, Place { segment: number, batch: batch.number, header });
+                state.placed(
+                    header.group,
+                    Place {
+                        segment: number,
+                        batch: batch.number,
+                        header,
+                    },
+                );
             }
             state.trim_cache(self.config.tail_cache_bytes);
         }
@@ -161,7 +190,9 @@ impl Writer {
         let mut records = self.shared.state.lock().control_records();
         records.extend(self.carried().await);
         let first = records.iter().map(Record::footprint).sum::<u64>() + needed;
-        let len_bytes = (first + 8 * BLOCK).next_multiple_of(BLOCK).max(self.config.segment_bytes);
+        let len_bytes = (first + 8 * BLOCK)
+            .next_multiple_of(BLOCK)
+            .max(self.config.segment_bytes);
         self.newest_segment += 1;
         let header = SegmentHeader {
             identity: self.identity,
@@ -180,19 +211,34 @@ impl Writer {
             Ok::<_, io::Error>(segment)
         };
         let segment = offload(&*self.disk, create).await??;
-        self.shared.files.lock().insert(segment.number, segment.file.clone());
+        self.shared
+            .files
+            .lock()
+            .insert(segment.number, segment.file.clone());
         self.count_bytes();
         self.segment = Some(segment);
         Ok(records)
     }
 
     fn manifest(&self) -> Manifest {
-        Manifest { oldest: self.segments.keys().next().copied().unwrap_or(self.newest_segment), newest: self.newest_segment }
+        Manifest {
+            oldest: self
+                .segments
+                .keys()
+                .next()
+                .copied()
+                .unwrap_or(self.newest_segment),
+            newest: self.newest_segment,
+        }
     }
 
     /// The oldest segment's live entries, if they are few.
     async fn carried(&self) -> Vec<Record> {
-        let Some((oldest, len)) = self.segments.first_key_value().map(|(number, len)| (*number, *len)) else {
+        let Some((oldest, len)) = self
+            .segments
+            .first_key_value()
+            .map(|(number, len)| (*number, *len))
+        else {
             return Vec::new();
         };
         if self.segments.len() < 2 {
@@ -200,18 +246,28 @@ impl Writer {
         }
         let wanted: Vec<(GroupId, Place, Option<Bytes>)> = {
             let state = self.shared.state.lock();
-            let live = state.groups.iter().flat_map(|(id, group)| group.entries.values().map(move |entry| (*id, entry)));
+            let live = state
+                .groups
+                .iter()
+                .flat_map(|(id, group)| group.entries.values().map(move |entry| (*id, entry)));
             let in_oldest = live.filter_map(|(id, entry)| {
-                let place = entry.place.filter(|place| place.segment == oldest && entry.fault.is_none())?;
+                let place = entry
+                    .place
+                    .filter(|place| place.segment == oldest && entry.fault.is_none())?;
                 Some((id, place, entry.payload.clone()))
             });
             in_oldest.collect()
         };
-        let bytes: u64 = wanted.iter().map(|(_, place, _)| u64::from(place.header.payload_len) + 128).sum();
+        let bytes: u64 = wanted
+            .iter()
+            .map(|(_, place, _)| u64::from(place.header.payload_len) + 128)
+            .sum();
         if bytes > len / CARRY_SHARE {
             return Vec::new();
         }
-        let Some(file) = self.shared.files.lock().get(&oldest).cloned() else { return Vec::new() };
+        let Some(file) = self.shared.files.lock().get(&oldest).cloned() else {
+            return Vec::new();
+        };
         let read = move || {
             let read_one = |(id, place, payload): (GroupId, Place, Option<Bytes>)| {
                 let payload = payload.or_else(|| read_entry(&file, &place).ok())?;
@@ -242,7 +298,10 @@ impl Writer {
         }
         self.count_bytes();
         let manifest = self.manifest();
-        self.shared.files.lock().retain(|number, _| !unneeded.contains(number));
+        self.shared
+            .files
+            .lock()
+            .retain(|number, _| !unneeded.contains(number));
         let (disk, dir) = (self.disk.clone(), self.dir.clone());
         let delete = move || {
             manifest::store(&*disk, &dir, manifest)?;
@@ -256,7 +315,9 @@ impl Writer {
 
     fn count_bytes(&self) {
         let bytes = self.segments.values().sum();
-        self.shared.disk_bytes.store(bytes, std::sync::atomic::Ordering::Relaxed);
+        self.shared
+            .disk_bytes
+            .store(bytes, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// After poisoning: everything that still comes fails.
@@ -270,7 +331,10 @@ impl Writer {
 }
 
 fn footprint(work: &[Work]) -> u64 {
-    work.iter().flat_map(|work| &work.records).map(Record::footprint).sum()
+    work.iter()
+        .flat_map(|work| &work.records)
+        .map(Record::footprint)
+        .sum()
 }
 
 /// Opens the segments recovery found, for reading.
@@ -279,7 +343,10 @@ pub(super) fn open_files(
     dir: &std::path::Path,
     segments: &BTreeMap<u64, u64>,
 ) -> io::Result<BTreeMap<u64, SharedFile>> {
-    segments.keys().map(|number| Ok((*number, disk.open(&segment::path(dir, *number), Mode::Read)?))).collect()
+    segments
+        .keys()
+        .map(|number| Ok((*number, disk.open(&segment::path(dir, *number), Mode::Read)?)))
+        .collect()
 }
 
 /// The record of an entry.
