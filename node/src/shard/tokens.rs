@@ -72,7 +72,7 @@ impl Incarnations {
             return TokenState::Expired;
         }
         match incarnation.executed.get(&token.sequence) {
-            Some(execution) => TokenState::Executed(execution.clone()),
+            Some(execution) => TokenState::Executed(*execution),
             None if incarnation.executed.len() >= INCARNATION_EXECUTED_MAX => TokenState::Expired,
             None => TokenState::Fresh,
         }
@@ -102,7 +102,7 @@ impl Incarnations {
             incarnation.executed = incarnation.executed.split_off(&token.first_unacknowledged);
         }
         if token.sequence >= incarnation.first_unacknowledged {
-            incarnation.executed.insert(token.sequence, execution.clone());
+            incarnation.executed.insert(token.sequence, *execution);
         }
     }
 

@@ -1,0 +1,173 @@
+//! Files of a data directory cut short, flipped, zeroed or gone: the node starts, the others
+//! serve, the damage is told and repaired, and nothing wrong is ever answered.
+#![allow(clippy::disallowed_methods)] // tests damage files directly
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{Cluster, files_below, told};
+use reelkv_client::{Client, CreateKeyspace, Keyspace};
+
+const RECORDS: u32 = 2_000;
+
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    CutShort,
+    Flipped,
+    Zeroed,
+    Gone,
+}
+
+fn harm(path: &Path, how: Harm) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    match how {
+        Harm::CutShort => bytes.truncate(bytes.len() / 2),
+        Harm::Flipped => {
+            // Somewhere that matters: in the middle of what is not zero.
+            let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+            bytes[last / 2] ^= 0x10;
+        }
+        Harm::Zeroed => bytes.fill(0),
+        Harm::Gone => {
+            std::fs::remove_file(path).expect("a file");
+            return;
+        }
+    }
+    std::fs::write(path, bytes).expect("a file");
+}
+
+async fn fill(cluster: &Cluster) -> Keyspace {
+    let client = Client::connect(cluster.addrs()).await.expect("a cluster");
+    let options = CreateKeyspace { shards: Some(2), ..Default::default() };
+    let keyspace = client.create_keyspace("film", options).await.expect("a keyspace");
+    for chunk in (0..RECORDS).collect::<Vec<_>>().chunks(100) {
+        let puts = chunk.iter().map(|n| keyspace.put(key(*n), value(*n)));
+        for put in futures::future::join_all(puts).await {
+            put.expect("a write");
+        }
+    }
+    keyspace
+}
+
+/// Spread over the first byte, and so over the shards.
+fn key(n: u32) -> Vec<u8> {
+    let mut key = vec![(n % 250) as u8];
+    key.extend_from_slice(&n.to_be_bytes());
+    key
+}
+
+fn value(n: u32) -> Vec<u8> {
+    format!("value {n} {}", "x".repeat(n as usize % 300)).into_bytes()
+}
+
+async fn verify(keyspace: &Keyspace) {
+    for chunk in (0..RECORDS).collect::<Vec<_>>().chunks(100) {
+        let gets = chunk.iter().map(|n| keyspace.get(key(*n)));
+        for (n, record) in chunk.iter().zip(futures::future::join_all(gets).await) {
+            let record = record.expect("a read").unwrap_or_else(|| panic!("record {n} is gone"));
+            assert_eq!(record.value, value(*n), "record {n}");
+        }
+    }
+}
+
+/// The replicas of every shard hold the same records.
+fn assert_equal_digests(cluster: &Cluster) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let shards = cluster.json(&["shard", "list"]);
+    for shard in shards.as_array().expect("a list") {
+        let id = shard["shard_id"].as_u64().expect("a number");
+        loop {
+            let digests = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(digests(cluster, id))
+            });
+            if digests.len() == 3 && digests.windows(2).all(|pair| pair[0] == pair[1]) {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "shard {id}: {digests:?}\n{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+async fn digests(cluster: &Cluster, shard: u64) -> Vec<(u64, Vec<u8>)> {
+    let client = Client::connect(cluster.addrs()).await.expect("a cluster");
+    let mut digests = Vec::new();
+    for addr in cluster.addrs() {
+        if let Ok(digest) = client.admin().replica_digest(&addr, shard).await {
+            digests.push((digest.records, digest.digest.to_vec()));
+        }
+    }
+    digests
+}
+
+/// One file of each kind that a node keeps.
+fn file_of_each_kind(data_dir: &Path) -> Vec<(&'static str, PathBuf)> {
+    let files = files_below(data_dir);
+    let largest = |part: &str| {
+        let of_kind = files.iter().filter(|file| file.to_string_lossy().contains(part));
+        let largest = of_kind.max_by_key(|file| file.metadata().map(|meta| meta.len()).unwrap_or(0));
+        largest.unwrap_or_else(|| panic!("no file of kind {part} in {files:#?}")).clone()
+    };
+    vec![
+        ("a table", largest("/tables/")),
+        ("a tree's version pointer", largest("/current")),
+        ("a segment of the log", largest("/wal/")),
+        ("one copy of the identity", largest("/identity.1")),
+        ("the copy of the directory", largest("/directory")),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
+    let mut cluster = Cluster::fresh();
+    // Checkpoints soon, so that there are tables to damage.
+    for at in 0..3 {
+        cluster.kill(at);
+        cluster.start_with(at, &["--checkpoint-interval", "1s"]);
+    }
+    let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
+    assert!(init.status.success(), "{}", told(&init));
+    tokio::task::block_in_place(|| cluster.await_healthy());
+    let keyspace = fill(&cluster).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let harms = [Harm::Flipped, Harm::CutShort, Harm::Zeroed, Harm::Gone];
+    for (round, how) in harms.into_iter().enumerate() {
+        // Another node each time, so that no damage meets an older one.
+        let at = round % 3;
+        cluster.kill(at);
+        for (kind, path) in file_of_each_kind(&cluster.nodes[at].data_dir) {
+            eprintln!("node {at}: {kind}, {}: {how:?}", path.display());
+            harm(&path, how);
+        }
+        cluster.start_with(at, &["--checkpoint-interval", "1s"]);
+        verify(&keyspace).await;
+        tokio::task::block_in_place(|| {
+            cluster.await_healthy();
+            assert_equal_digests(&cluster);
+        });
+        let log = cluster.log(at);
+        assert!(log.contains("damage found"), "{how:?} was not told of\n{log}");
+        verify(&keyspace).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
+    let mut cluster = Cluster::new(2);
+    let keyspace = fill(&cluster).await;
+    cluster.kill(2);
+    std::fs::remove_dir_all(&cluster.nodes[2].data_dir).expect("a directory");
+    cluster.start(2);
+    verify(&keyspace).await;
+    tokio::task::block_in_place(|| {
+        cluster.await_healthy();
+        assert_equal_digests(&cluster);
+    });
+    let status = cluster.json(&["cluster", "status"]);
+    let nodes = status["nodes"].as_array().expect("a list");
+    let ids: Vec<_> = nodes.iter().filter_map(|node| node["node_id"].as_u64()).collect();
+    assert_eq!(ids, [1, 2, 4], "the lost node's number is not used again: {status:#}");
+    verify(&keyspace).await;
+}
