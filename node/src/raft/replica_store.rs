@@ -107,10 +107,10 @@ impl ReplicaStore {
         let newest_folder = Self::newest_generation(&parts)?;
         let (control, tree, generation, marked) = match mark {
             None => {
-                let descriptor = birth
-                    .descriptor
-                    .as_ref()
-                    .ok_or_else(|| other("birth record without a shard"))?;
+                let began = birth
+                    .birth
+                    .clone()
+                    .ok_or_else(|| other("birth record without the shard's beginning"))?;
                 let generation = newest_folder + 1;
                 let tree = parts
                     .storage
@@ -118,7 +118,7 @@ impl ReplicaStore {
                     .await
                     .map_err(other)?;
                 (
-                    Control::new(descriptor, birth.first_version),
+                    Control::new(parts.group.id().shard_id, began),
                     Some(tree),
                     generation,
                     None,

@@ -14,6 +14,7 @@ use crate::clock::now;
 use crate::error;
 use crate::limits::INITIAL_SHARDS_MAX;
 use crate::placement::spread;
+use crate::shard::Control;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 const BIRTH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -162,24 +163,25 @@ impl Node {
         replica: &v1::ReplicaDescriptor,
     ) -> Result<(), v1::Error> {
         self.require_member()?
-            .create_replica_on(shard, replica, true)
+            .create_replica_on(shard, replica, None)
             .await
     }
 }
 
 impl Member {
-    /// Has a replica made on the node it belongs to, this one or another.
+    /// Has a replica made on the node it belongs to, this one or another: one of the shard's first,
+    /// or, with the shard's `birth`, one that joins it.
     pub(super) async fn create_replica_on(
         &self,
         shard: &v1::ShardDescriptor,
         replica: &v1::ReplicaDescriptor,
-        initialize: bool,
+        birth: Option<v1::ShardBirth>,
     ) -> Result<(), v1::Error> {
         let request = v1::CreateReplicaRequest {
             descriptor: Some(shard.clone()),
             replica_id: replica.replica_id,
-            initialize,
-            first_version: 1,
+            initialize: birth.is_none(),
+            birth: Some(birth.unwrap_or_else(|| Control::birth_of(shard, 1))),
         };
         if replica.node_id == self.node_id() {
             return self.create_replica_here(request).await;

@@ -81,7 +81,7 @@ impl Member {
         for child in &split.children {
             let mut born = 0;
             for replica in &child.replicas {
-                match self.create_replica_on(child, replica, true).await {
+                match self.create_replica_on(child, replica, None).await {
                     Ok(()) => born += 1,
                     Err(error) => {
                         tracing::warn!(

@@ -286,7 +286,8 @@ impl Member {
             addr: target.addr.clone(),
             role: v1::ReplicaRole::Learner.into(),
         };
-        self.create_replica_on(&replica.descriptor(), &descriptor, false)
+        let birth = replica.store().with_control(|control| control.birth().clone());
+        self.create_replica_on(&replica.descriptor(), &descriptor, Some(birth))
             .await?;
         let node = PeerNode {
             node_id: target.node_id,

@@ -58,28 +58,45 @@ pub struct Control {
     applied: Option<LogId>,
     membership: v1::StoredMembership,
     incarnations: Incarnations,
+    birth: v1::ShardBirth,
 }
 
 impl Control {
-    /// A shard at birth, before its first entry.
-    pub fn new(descriptor: &v1::ShardDescriptor, first_version: Version) -> Self {
-        let highest = descriptor
-            .replicas
-            .iter()
-            .map(|replica| replica.replica_id)
-            .max()
-            .unwrap_or(0);
+    /// A shard before its first entry.
+    pub fn new(shard_id: ShardId, birth: v1::ShardBirth) -> Self {
         Self {
-            shard_id: descriptor.shard_id,
-            range: KeyRange::of(descriptor),
-            range_version: descriptor.epoch.map_or(1, |epoch| epoch.range_version),
-            next_version: first_version.max(1),
-            next_replica_id: highest + 1,
+            shard_id,
+            range: KeyRange::new(birth.start_key.clone(), birth.end_key.clone()),
+            range_version: birth.range_version.max(1),
+            next_version: birth.first_version.max(1),
+            next_replica_id: birth.next_replica_id,
             logged_time_ms: 0,
             applied: None,
             membership: v1::StoredMembership::default(),
             incarnations: Incarnations::default(),
+            birth,
         }
+    }
+
+    /// The birth of a new shard.
+    pub fn birth_of(descriptor: &v1::ShardDescriptor, first_version: Version) -> v1::ShardBirth {
+        let highest = descriptor
+            .replicas
+            .iter()
+            .map(|replica| replica.replica_id)
+            .max();
+        v1::ShardBirth {
+            start_key: descriptor.start_key.clone(),
+            end_key: descriptor.end_key.clone(),
+            range_version: descriptor.epoch.map_or(1, |epoch| epoch.range_version),
+            first_version,
+            next_replica_id: highest.unwrap_or(0) + 1,
+        }
+    }
+
+    /// What the shard began as; the same on every replica for all time.
+    pub fn birth(&self) -> &v1::ShardBirth {
+        &self.birth
     }
 
     /// Applies a normal entry.
@@ -259,6 +276,7 @@ impl Control {
             applied: self.applied.map(Into::into),
             membership: Some(self.membership.clone()),
             incarnations: Vec::new(),
+            birth: Some(self.birth.clone()),
         }
     }
 
@@ -274,6 +292,7 @@ impl Control {
             applied: state.applied.map(Into::into),
             membership: state.membership.unwrap_or_default(),
             incarnations: Incarnations::decode(state.incarnations),
+            birth: state.birth.unwrap_or_default(),
         }
     }
 }
@@ -295,7 +314,7 @@ mod tests {
             }],
             ..Default::default()
         };
-        Control::new(&descriptor, 1)
+        Control::new(2, Control::birth_of(&descriptor, 1))
     }
 
     fn put(key: &'static str) -> v1::Effect {

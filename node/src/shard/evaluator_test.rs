@@ -12,7 +12,7 @@ fn control() -> Control {
         }),
         ..Default::default()
     };
-    let mut control = Control::new(&descriptor, 1);
+    let mut control = Control::new(descriptor.shard_id, Control::birth_of(&descriptor, 1));
     control.apply_blank(LogId::new(TERM, 0));
     control
 }
