@@ -278,7 +278,12 @@ fn user_ids(name: &str) -> Option<(u32, u32)> {
 
 /// Pagila's files: `REELKV_PAGILA_DIR`, or `shared/pagila` beside the repository.
 pub fn pagila_or_skip(test: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/pagila");
+    // This page is a part of tests of several packages, at different depths.
+    let beside = || {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = here.ancestors().find(|dir| dir.join("Cargo.lock").exists()).unwrap_or(here);
+        root.join("../shared/pagila")
+    };
     let directory = std::env::var_os("REELKV_PAGILA_DIR").map_or_else(beside, PathBuf::from);
     if directory.join("pagila-data.sql").exists() {
         return Some(directory);
