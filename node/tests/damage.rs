@@ -11,6 +11,8 @@ use common::{Cluster, files_below, told};
 use reelkv_client::{Client, CreateKeyspace, Keyspace};
 
 const RECORDS: u32 = 2_000;
+/// Checkpoints soon, so that there are tables to damage; and what is lost is replaced soon.
+const SOON: [&str; 4] = ["--checkpoint-interval", "1s", "--replace-after", "3s"];
 
 #[derive(Clone, Copy, Debug)]
 enum Harm {
@@ -122,10 +124,9 @@ fn file_of_each_kind(data_dir: &Path) -> Vec<(&'static str, PathBuf)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
     let mut cluster = Cluster::fresh();
-    // Checkpoints soon, so that there are tables to damage.
     for at in 0..3 {
         cluster.kill(at);
-        cluster.start_with(at, &["--checkpoint-interval", "1s"]);
+        cluster.start_with(at, &SOON);
     }
     let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
     assert!(init.status.success(), "{}", told(&init));
@@ -141,7 +142,7 @@ async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
             eprintln!("node {at}: {kind}, {}: {how:?}", path.display());
             harm(&path, how);
         }
-        cluster.start_with(at, &["--checkpoint-interval", "1s"]);
+        cluster.start_with(at, &SOON);
         verify(&keyspace).await;
         tokio::task::block_in_place(|| {
             cluster.await_healthy();
@@ -155,11 +156,18 @@ async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
-    let mut cluster = Cluster::new(2);
+    let mut cluster = Cluster::fresh();
+    for at in 0..3 {
+        cluster.kill(at);
+        cluster.start_with(at, &SOON);
+    }
+    let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
+    assert!(init.status.success(), "{}", told(&init));
+    tokio::task::block_in_place(|| cluster.await_healthy());
     let keyspace = fill(&cluster).await;
     cluster.kill(2);
     std::fs::remove_dir_all(&cluster.nodes[2].data_dir).expect("a directory");
-    cluster.start(2);
+    cluster.start_with(2, &SOON);
     verify(&keyspace).await;
     tokio::task::block_in_place(|| {
         cluster.await_healthy();

@@ -17,7 +17,7 @@ use super::node::Node;
 use crate::clock::now;
 use crate::error;
 use crate::limits::PAGE_BYTES_DEFAULT;
-use crate::metrics;
+use crate::metrics::{Op, Outcome};
 use crate::replica::Replica;
 use crate::rpc::handler::{AdminHandler, Answer, KvHandler};
 
@@ -31,13 +31,11 @@ impl KvHandler for Front {
     fn request(&self, request: v1::Request) -> BoxFuture<'static, v1::Response> {
         let node = self.0.clone();
         async move {
-            let op = metrics::op_index(request.op.as_ref());
+            let op = Op::of(&request);
             let begun = now();
             let response = node.answer(request, false).await;
-            if let Some(op) = op {
-                node.metrics()
-                    .observe(op, response.result.as_ref(), begun.elapsed());
-            }
+            node.metrics()
+                .observe(op, Outcome::of(&response), begun.elapsed());
             response
         }
         .boxed()

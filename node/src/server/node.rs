@@ -85,7 +85,7 @@ pub struct Node {
     pub(super) clock: SharedClock,
     pub(super) transport: SharedTransport,
     pub(super) health: Arc<Health>,
-    metrics: RequestMetrics,
+    metrics: Arc<RequestMetrics>,
     member: RwLock<Option<Arc<Member>>>,
     joined: watch::Sender<bool>,
     /// Bootstrap and registration, one at a time.
@@ -136,7 +136,7 @@ impl Node {
             clock,
             transport,
             health,
-            metrics: RequestMetrics::default(),
+            metrics: Arc::default(),
             member: RwLock::new(None),
             joined: watch::Sender::new(false),
             joining: tokio::sync::Mutex::new(()),
@@ -343,7 +343,7 @@ impl Node {
     }
 
     /// Requests of clients, counted.
-    pub fn metrics(&self) -> &RequestMetrics {
+    pub fn metrics(&self) -> &Arc<RequestMetrics> {
         &self.metrics
     }
 

@@ -1,62 +1,55 @@
-//! What the node's HTTP page shows: its status as figures.
+//! What the node's HTTP page shows: its status in figures.
+//!
+//! Besides the requests (`crate::metrics`), all read when asked:
+//! - `reelkv_info{release,engine,node_id}`, `reelkv_uptime_seconds`
+//! - `reelkv_wal_bytes`, `reelkv_tree_bytes`, `reelkv_memtable_bytes`, `reelkv_memtable_budget_bytes`
+//! - `reelkv_replicas{state}`, `reelkv_leaders`
+//! - `reelkv_shard_applied_index{shard}`, `reelkv_shard_records{shard}`,
+//!   `reelkv_shard_data_bytes{shard}`, `reelkv_shard_is_leader{shard}`
+//! - `reelkv_damage_total{structure,kind}`, `reelkv_damage_open`
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeMap;
+use std::fmt;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use reelkv_proto::v1;
 
 use super::admin::Front;
-use super::node::Node;
 use crate::rpc::http::HttpPage;
 
-type Figure = Gauge<i64>;
-type ByShard = Family<ShardLabel, Figure>;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ShardLabel {
-    shard: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabel {
-    state: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DamageLabel {
-    structure: String,
-    kind: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InfoLabels {
-    release: String,
-    engine: String,
-    node_id: u64,
-    zone: String,
-}
+/// States a replica can be in (`ReplicaStatus.state`), those that run first.
+const RUNNING: [&str; 3] = ["trusted", "refilling", "stopped"];
+const NOT_RUNNING: [&str; 2] = ["healing", "lost"];
 
 impl HttpPage for Front {
     fn metrics(&self) -> BoxFuture<'static, String> {
         let node = self.0.clone();
         async move {
+            let status = match node.node_status().await {
+                Ok(status) => status,
+                Err(error) => {
+                    tracing::warn!(error = error.message, "no status to show as figures");
+                    v1::NodeStatus::default()
+                }
+            };
+            let figures = Figures {
+                status,
+                found: node.health().counts(),
+                open: node.health().open_count() as u64,
+            };
             let mut registry = Registry::default();
+            registry.register_collector(Box::new(figures));
             node.metrics().register(&mut registry);
-            if let Ok(status) = node.node_status().await {
-                register_status(&mut registry, &status);
-            }
-            register_damage(&mut registry, &node);
             let mut text = String::new();
-            // Writing to a string does not fail.
-            let _ = encode(&mut text, &registry);
+            encode(&mut text, &registry).expect("writing to a string does not fail");
             text
         }
         .boxed()
@@ -71,6 +64,7 @@ impl HttpPage for Front {
         }
     }
 
+    /// A replica that is being repaired does not count: its requests are forwarded.
     fn ready(&self) -> Result<(), String> {
         self.alive()?;
         match self.0.member() {
@@ -81,170 +75,407 @@ impl HttpPage for Front {
     }
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, value: u64) {
-    let gauge = Figure::default();
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-    match unit {
-        Some(unit) => registry.register_with_unit(name, help, unit, gauge),
-        None => registry.register(name, help, gauge),
+/// A node at one moment.
+#[derive(Debug)]
+struct Figures {
+    status: v1::NodeStatus,
+    /// Damage ever found, by structure and kind.
+    found: BTreeMap<(String, String), u64>,
+    /// Damage not repaired yet.
+    open: u64,
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        self.node(&mut encoder)?;
+        self.replicas(&mut encoder)?;
+        self.damage(&mut encoder)
     }
 }
 
-fn register_status(registry: &mut Registry, status: &v1::NodeStatus) {
-    let info = Family::<InfoLabels, Figure>::default();
-    info.get_or_create(&InfoLabels {
-        release: status.release.clone(),
-        engine: status.engine.clone(),
-        node_id: status.node.as_ref().map_or(0, |node| node.node_id),
-        zone: status
-            .node
-            .as_ref()
-            .map(|node| node.zone.clone())
-            .unwrap_or_default(),
-    })
-    .set(1);
-    registry.register("reelkv_node", "This node; always 1", info);
-    gauge(
-        registry,
-        "reelkv_uptime",
-        "Time since the node started",
-        Some(Unit::Seconds),
-        status.uptime_ms / 1_000,
-    );
-    gauge(
-        registry,
-        "reelkv_wal",
-        "The log on disk",
-        Some(Unit::Bytes),
-        status.wal_bytes,
-    );
-    gauge(
-        registry,
-        "reelkv_tree",
-        "The trees on disk",
-        Some(Unit::Bytes),
-        status.tree_bytes,
-    );
-    gauge(
-        registry,
-        "reelkv_memtable",
-        "Writes not checkpointed yet",
-        Some(Unit::Bytes),
-        status.memtable_bytes,
-    );
-    let budget = status.memtable_budget_bytes;
-    gauge(
-        registry,
-        "reelkv_memtable_budget",
-        "What memtables may use together",
-        Some(Unit::Bytes),
-        budget,
-    );
-    gauge(
-        registry,
-        "reelkv_wal_batch",
-        "Number of the log's last batch",
-        None,
-        status.wal_batch,
-    );
-    let leaders = status.replicas.iter().filter(|replica| replica.is_leader).count();
-    gauge(
-        registry,
-        "reelkv_leaders",
-        "Shards this node leads",
-        None,
-        leaders as u64,
-    );
-    let states = Family::<StateLabel, Figure>::default();
-    for replica in &status.replicas {
-        states
-            .get_or_create(&StateLabel {
-                state: replica.state.clone(),
+impl Figures {
+    fn node(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let status = &self.status;
+        let node_id = status.node.as_ref().map_or(0, |node| node.node_id).to_string();
+        let labels = [
+            ("release", &status.release),
+            ("engine", &status.engine),
+            ("node_id", &node_id),
+        ];
+        let help = "This node; its number is 0 until it belongs to a cluster";
+        encoder
+            .encode_descriptor("reelkv", help, None, MetricType::Info)?
+            .encode_info(&labels.map(|(name, value)| (name, value.as_str())))?;
+        let help = "Time the process has been a member of its cluster; 0 while it belongs to none";
+        let uptime = ConstGauge::new(status.uptime_ms as f64 / 1e3);
+        uptime.encode(encoder.encode_descriptor(
+            "reelkv_uptime",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?)?;
+        let sizes = [
+            ("reelkv_wal", "The log on disk", status.wal_bytes),
+            ("reelkv_tree", "The trees on disk", status.tree_bytes),
+            (
+                "reelkv_memtable",
+                "Writes not yet in trees on disk",
+                status.memtable_bytes,
+            ),
+            (
+                "reelkv_memtable_budget",
+                "The bound memtables share",
+                status.memtable_budget_bytes,
+            ),
+        ];
+        for (name, help, bytes) in sizes {
+            gauges(encoder, name, help, Some(Unit::Bytes), [(vec![], bytes)])?;
+        }
+        Ok(())
+    }
+
+    fn replicas(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let replicas = &self.status.replicas;
+        // States nothing is in are shown too: what is not there cannot be alerted on.
+        let states = RUNNING.into_iter().chain(NOT_RUNNING).map(|state| {
+            let count = replicas.iter().filter(|replica| replica.state == state).count();
+            (vec![("state", state.to_owned())], count as u64)
+        });
+        gauges(encoder, "reelkv_replicas", "Replicas on this node", None, states)?;
+        let leaders = replicas.iter().filter(|replica| replica.is_leader).count() as u64;
+        gauges(
+            encoder,
+            "reelkv_leaders",
+            "Shards this node leads",
+            None,
+            [(vec![], leaders)],
+        )?;
+
+        // A lost replica may lie beside the one that takes its place: only what runs has figures,
+        // so that no series is there twice.
+        let mut by_shard = |name, help, unit, figure: fn(&v1::ReplicaStatus) -> u64| {
+            let running = replicas
+                .iter()
+                .filter(|replica| !NOT_RUNNING.contains(&replica.state.as_str()));
+            let samples =
+                running.map(|replica| (vec![("shard", replica.shard_id.to_string())], figure(replica)));
+            gauges(encoder, name, help, unit, samples)
+        };
+        let help = "Index of the last log entry this replica has applied";
+        by_shard("reelkv_shard_applied_index", help, None, |replica| {
+            replica.applied_index
+        })?;
+        let help = "Live records at this replica's last checkpoint; an estimate";
+        by_shard("reelkv_shard_records", help, None, |replica| replica.records)?;
+        let help = "Bytes of live records at this replica's last checkpoint; an estimate";
+        by_shard("reelkv_shard_data", help, Some(Unit::Bytes), |replica| {
+            replica.data_bytes
+        })?;
+        let help = "1 where this replica leads its shard";
+        by_shard("reelkv_shard_is_leader", help, None, |replica| {
+            u64::from(replica.is_leader)
+        })
+    }
+
+    fn damage(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Damage found since the process started";
+        let mut family = encoder.encode_descriptor("reelkv_damage", help, None, MetricType::Counter)?;
+        for ((structure, kind), count) in &self.found {
+            let labels = [("structure", structure.as_str()), ("kind", kind.as_str())];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+        gauges(
+            encoder,
+            "reelkv_damage_open",
+            "Damage found and not yet repaired",
+            None,
+            [(vec![], self.open)],
+        )
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Writes a family of gauges, its unit last in its name.
+fn gauges(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    samples: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+    for (labels, value) in samples {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        match labels.is_empty() {
+            // An empty set of labels would be written as {}.
+            true => family.encode_gauge(&value)?,
+            false => family.encode_family(&labels)?.encode_gauge(&value)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::node::{Node, NodeOptions};
+    use super::*;
+    use crate::clock::SimClock;
+    use crate::disk::sim::SimDisk;
+    use crate::raft::transport::{Transport, TransportError, ViewStream};
+    use crate::replica::ReplicaSettings;
+    use crate::rpc::handler::{AdminHandler, KvHandler};
+    use crate::storage::{EngineKind, StorageConfig};
+    use crate::wal::WalConfig;
+
+    /// A cluster of one has nobody to call.
+    struct Alone;
+
+    impl Transport for Alone {
+        fn call(
+            &self,
+            addr: &str,
+            _: v1::PeerRequest,
+            _: Duration,
+        ) -> BoxFuture<'static, Result<v1::PeerResponse, TransportError>> {
+            let lost = TransportError::Lost {
+                addr: addr.to_owned(),
+                reason: "alone".to_owned(),
+            };
+            async move { Err(lost) }.boxed()
+        }
+
+        fn fetch_view(
+            &self,
+            addr: &str,
+            _: v1::FetchViewRequest,
+        ) -> BoxFuture<'static, Result<ViewStream, TransportError>> {
+            let lost = TransportError::Lost {
+                addr: addr.to_owned(),
+                reason: "alone".to_owned(),
+            };
+            async move { Err(lost) }.boxed()
+        }
+    }
+
+    async fn fresh(disk: &SimDisk) -> Front {
+        let options = NodeOptions {
+            data_dir: "/node".into(),
+            addr: "one:7700".to_owned(),
+            http_addr: String::new(),
+            zone: String::new(),
+            join: Vec::new(),
+            wal: WalConfig::default(),
+            storage: StorageConfig {
+                engine: EngineKind::Memory,
+                ..Default::default()
+            },
+            replicas: ReplicaSettings::default(),
+            driver_interval_ms: 1_000,
+            replace_after_ms: 60_000,
+        };
+        let clock = Arc::new(SimClock::new(1));
+        Front(
+            Node::open(options, disk.mount(), clock, Arc::new(Alone))
+                .await
+                .unwrap(),
+        )
+    }
+
+    async fn cluster_of_one(disk: &SimDisk) -> Front {
+        let front = fresh(disk).await;
+        front
+            .init_cluster(v1::InitClusterRequest {
+                shards: 1,
+                replicas: 1,
             })
-            .inc();
+            .await
+            .unwrap();
+        front
     }
-    registry.register("reelkv_replicas", "Replicas on this node, by state", states);
-    by_shard(registry, status);
-}
 
-/// A figure of a shard's replica here: name, meaning, unit, where it is found.
-type ShardFigure = (
-    &'static str,
-    &'static str,
-    Option<Unit>,
-    fn(&v1::ReplicaStatus) -> u64,
-);
+    async fn read_unknown_keyspace(front: &Front) {
+        let get = v1::GetRequest {
+            keyspace: "none".to_owned(),
+            ..Default::default()
+        };
+        let op = Some(v1::request::Op::Get(get));
+        front
+            .request(v1::Request {
+                id: 1,
+                timeout_ms: 100,
+                op,
+            })
+            .await;
+    }
 
-fn by_shard(registry: &mut Registry, status: &v1::NodeStatus) {
-    let figures: [ShardFigure; 6] = [
-        (
-            "reelkv_shard_applied_index",
-            "Last log entry applied",
-            None,
-            |replica| replica.applied_index,
-        ),
-        (
-            "reelkv_shard_committed_index",
-            "Last log entry known as committed",
-            None,
-            |replica| replica.committed_index,
-        ),
-        (
-            "reelkv_shard_checkpoint_index",
-            "Last log entry that is checkpointed",
-            None,
-            |replica| replica.checkpoint_index,
-        ),
-        (
-            "reelkv_shard_is_leader",
-            "1 where the shard is led",
-            None,
-            |replica| u64::from(replica.is_leader),
-        ),
-        (
-            "reelkv_shard_records",
-            "Live records; an estimate",
-            None,
-            |replica| replica.records,
-        ),
-        (
-            "reelkv_shard_data",
-            "Their bytes; an estimate",
-            Some(Unit::Bytes),
-            |replica| replica.data_bytes,
-        ),
-    ];
-    for (name, help, unit, figure) in figures {
-        let family = ByShard::default();
-        for replica in &status.replicas {
-            let value = i64::try_from(figure(replica)).unwrap_or(i64::MAX);
-            family
-                .get_or_create(&ShardLabel {
-                    shard: replica.shard_id,
-                })
-                .set(value);
+    #[track_caller]
+    fn value(text: &str, series: &str) -> f64 {
+        let found: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+            .collect();
+        assert_eq!(found.len(), 1, "{series} is not there once\n{text}");
+        found[0]
+            .parse()
+            .unwrap_or_else(|_| panic!("{series} is {}", found[0]))
+    }
+
+    fn encoded(figures: Figures) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(figures));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_node_is_alive_but_not_ready_and_shows_figures() {
+        let front = fresh(&SimDisk::new(1)).await;
+        assert_eq!(front.alive(), Ok(()));
+        assert_eq!(
+            front.ready(),
+            Err("this node belongs to no cluster yet".to_owned())
+        );
+        let text = front.metrics().await;
+        let release = env!("CARGO_PKG_VERSION");
+        let info = format!(r#"reelkv_info{{release="{release}",engine="memory",node_id="0"}}"#);
+        assert_eq!(value(&text, &info), 1.0);
+        assert_eq!(value(&text, "reelkv_uptime_seconds"), 0.0);
+        assert_eq!(value(&text, r#"reelkv_replicas{state="trusted"}"#), 0.0);
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_shows_its_replicas_and_what_it_was_asked() {
+        let front = cluster_of_one(&SimDisk::new(1)).await;
+        assert_eq!(front.ready(), Ok(()));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        read_unknown_keyspace(&front).await;
+        front.request(v1::Request::default()).await;
+        let text = front.metrics().await;
+        let shards = value(&text, r#"reelkv_replicas{state="trusted"}"#);
+        assert!(shards >= 2.0, "the meta shard and one of data\n{text}");
+        assert_eq!(value(&text, "reelkv_leaders"), shards);
+        assert_eq!(value(&text, r#"reelkv_shard_is_leader{shard="1"}"#), 1.0);
+        assert!(value(&text, r#"reelkv_shard_applied_index{shard="1"}"#) > 0.0);
+        assert!(value(&text, "reelkv_uptime_seconds") >= 2.0);
+        assert!(value(&text, "reelkv_wal_bytes") > 0.0);
+        assert!(value(&text, "reelkv_memtable_budget_bytes") > 0.0);
+        assert_eq!(
+            value(
+                &text,
+                r#"reelkv_requests_total{op="get",result="unknown_keyspace"}"#
+            ),
+            1.0
+        );
+        assert_eq!(value(&text, r#"reelkv_request_seconds_count{op="get"}"#), 1.0);
+        assert_eq!(
+            value(
+                &text,
+                r#"reelkv_requests_total{op="none",result="invalid_argument"}"#
+            ),
+            1.0
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stops_is_not_ready_but_alive() {
+        let front = cluster_of_one(&SimDisk::new(1)).await;
+        assert_eq!(front.ready(), Ok(()));
+        let member = front.0.member().unwrap();
+        member.hand_over_leaders(Duration::from_secs(5)).await;
+        assert_eq!(front.ready(), Err("this node is about to stop".to_owned()));
+        assert_eq!(front.alive(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_log_cannot_be_trusted_is_neither_alive_nor_ready() {
+        let disk = SimDisk::new(1);
+        let front = cluster_of_one(&disk).await;
+        disk.fail_syncs_after(0);
+        let keyspace = v1::CreateKeyspaceRequest {
+            name: "rentals".to_owned(),
+            ..Default::default()
+        };
+        let refused = tokio::time::timeout(Duration::from_secs(60), front.create_keyspace(keyspace)).await;
+        assert!(
+            !matches!(refused, Ok(Ok(_))),
+            "a write was answered that no disk has"
+        );
+        let why = front.alive().unwrap_err();
+        assert!(
+            why.contains("the log's disk failed") && !why.contains('\n'),
+            "{why}"
+        );
+        assert_eq!(front.ready(), Err(why));
+    }
+
+    #[test]
+    fn every_family_has_its_meaning_type_and_unit() {
+        let families = [
+            ("reelkv", "info", ""),
+            ("reelkv_uptime_seconds", "gauge", "seconds"),
+            ("reelkv_wal_bytes", "gauge", "bytes"),
+            ("reelkv_tree_bytes", "gauge", "bytes"),
+            ("reelkv_memtable_bytes", "gauge", "bytes"),
+            ("reelkv_memtable_budget_bytes", "gauge", "bytes"),
+            ("reelkv_replicas", "gauge", ""),
+            ("reelkv_leaders", "gauge", ""),
+            ("reelkv_shard_applied_index", "gauge", ""),
+            ("reelkv_shard_records", "gauge", ""),
+            ("reelkv_shard_data_bytes", "gauge", "bytes"),
+            ("reelkv_shard_is_leader", "gauge", ""),
+            ("reelkv_damage", "counter", ""),
+            ("reelkv_damage_open", "gauge", ""),
+        ];
+        let text = encoded(Figures {
+            status: v1::NodeStatus::default(),
+            found: BTreeMap::new(),
+            open: 0,
+        });
+        for (name, kind, unit) in families {
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}\n{text}");
+            assert!(
+                text.contains(&format!("# TYPE {name} {kind}\n")),
+                "{name}\n{text}"
+            );
+            let units = text.matches(&format!("# UNIT {name} {unit}\n")).count();
+            assert_eq!(units, usize::from(!unit.is_empty()), "{name}\n{text}");
         }
-        match unit {
-            Some(unit) => registry.register_with_unit(name, help, unit, family),
-            None => registry.register(name, help, family),
-        }
+        assert_eq!(text.matches("# TYPE ").count(), families.len(), "{text}");
     }
-}
 
-fn register_damage(registry: &mut Registry, node: &Arc<Node>) {
-    let found = Family::<DamageLabel, Counter<u64, AtomicU64>>::default();
-    for ((structure, kind), count) in node.health().counts() {
-        found
-            .get_or_create(&DamageLabel { structure, kind })
-            .inc_by(count);
+    #[test]
+    fn a_lost_replica_beside_its_successor_hides_none_of_its_figures() {
+        let replica = |replica_id, state: &str, applied_index| v1::ReplicaStatus {
+            shard_id: 7,
+            replica_id,
+            state: state.to_owned(),
+            applied_index,
+            ..Default::default()
+        };
+        let replicas = vec![replica(12, "trusted", 40), replica(3, "lost", 0)];
+        let found = BTreeMap::from([(("wal".to_owned(), "checksum".to_owned()), 5)]);
+        let text = encoded(Figures {
+            status: v1::NodeStatus {
+                replicas,
+                ..Default::default()
+            },
+            found,
+            open: 2,
+        });
+        assert_eq!(value(&text, r#"reelkv_shard_applied_index{shard="7"}"#), 40.0);
+        assert_eq!(value(&text, r#"reelkv_replicas{state="trusted"}"#), 1.0);
+        assert_eq!(value(&text, r#"reelkv_replicas{state="lost"}"#), 1.0);
+        assert_eq!(value(&text, r#"reelkv_replicas{state="healing"}"#), 0.0);
+        assert_eq!(
+            value(&text, r#"reelkv_damage_total{structure="wal",kind="checksum"}"#),
+            5.0
+        );
+        assert_eq!(value(&text, "reelkv_damage_open"), 2.0);
     }
-    registry.register("reelkv_damage", "Damage found since the node started", found);
-    let open = node.health().open_count() as u64;
-    gauge(
-        registry,
-        "reelkv_damage_open",
-        "Damage found and not repaired yet",
-        None,
-        open,
-    );
 }

@@ -106,6 +106,11 @@ impl Cluster {
         node.child = Some(child);
     }
 
+    /// The process id of a running node.
+    pub fn pid(&self, at: usize) -> u32 {
+        self.nodes[at].child.as_ref().expect("the node runs").id()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, at: usize) {
         let mut child = self.nodes[at].child.take().expect("the node runs");

@@ -186,13 +186,11 @@ mod tests {
         path
     }
 
+    #[allow(clippy::disallowed_methods)] // the door reads as many bytes as a file has; here that is 0
     async fn await_end(pid: u32) {
         // A zombie has ended too; the runtime reaps it when it gets to it.
         let status = Path::new("/proc").join(pid.to_string()).join("status");
-        let ended = || match crate::disk::read_file(&RealDisk, &status) {
-            Ok(text) => text.is_empty() || String::from_utf8_lossy(&text).contains("State:\tZ"),
-            Err(_) => true,
-        };
+        let ended = || std::fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
         for _ in 0..200 {
             if ended() {
                 return;
