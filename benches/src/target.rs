@@ -30,7 +30,7 @@ impl Target {
                 .put(key, value, None)
                 .await
                 .map(drop)
-                .map_err(|_| "etcd".to_owned()),
+                .map_err(|error| error.to_string()),
         }
     }
 
@@ -44,7 +44,7 @@ impl Target {
                 .is_some(),
             #[cfg(feature = "peers")]
             Self::Etcd(kv) => {
-                let got = kv.get(key, None).await.map_err(|_| "etcd".to_owned())?;
+                let got = kv.get(key, None).await.map_err(|error| error.to_string())?;
                 !got.kvs().is_empty()
             }
         };
