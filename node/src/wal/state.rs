@@ -85,14 +85,20 @@ pub(super) struct State {
     pub dead: BTreeSet<GroupId>,
     /// Entries that lie in each segment and are still needed.
     pub live: BTreeMap<u64, usize>,
+    /// Entries with their payload in memory, oldest first; also some that are gone since.
     cache: VecDeque<(GroupId, LogId)>,
+    /// Payloads in memory: how many, and their bytes.
+    cached: usize,
     cached_bytes: usize,
 }
+
+/// Queue elements of entries that are gone, before they are swept out.
+const GONE_MAX: usize = 4_096;
 
 impl State {
     /// Takes an entry that is not written yet.
     pub fn append(&mut self, id: GroupId, log_id: LogId, kind: EntryKind, payload: Bytes) {
-        self.cached_bytes += payload.len();
+        self.keep(&payload);
         self.cache.push_back((id, log_id));
         let entry = Entry {
             log_id,
@@ -117,6 +123,9 @@ impl State {
     ) {
         *self.live.entry(place.segment).or_default() += 1;
         let log_id = place.header.log_id;
+        if let Some(payload) = &payload {
+            self.keep(payload);
+        }
         let entry = Entry {
             log_id,
             kind,
@@ -176,9 +185,23 @@ impl State {
     }
 
     fn forget(&mut self, entry: Option<Entry>) {
-        if let Some(place) = entry.and_then(|entry| entry.place) {
+        let Some(entry) = entry else { return };
+        if let Some(payload) = entry.payload {
+            self.release(&payload);
+        }
+        if let Some(place) = entry.place {
             self.leave(place.segment);
         }
+    }
+
+    fn keep(&mut self, payload: &Bytes) {
+        self.cached += 1;
+        self.cached_bytes += payload.len();
+    }
+
+    fn release(&mut self, payload: &Bytes) {
+        self.cached -= 1;
+        self.cached_bytes -= payload.len();
     }
 
     fn leave(&mut self, segment: u64) {
@@ -193,32 +216,30 @@ impl State {
     /// Drops the oldest payloads from memory until at most `bytes_max` are kept. What is not
     /// written yet stays.
     pub fn trim_cache(&mut self, bytes_max: usize) {
-        while self.cached_bytes > bytes_max {
-            let Some((id, log_id)) = self.cache.front().copied() else {
-                return;
-            };
-            let entry = self
-                .groups
-                .get_mut(&id)
-                .and_then(|group| group.entries.get_mut(&log_id.index));
-            match entry.filter(|entry| entry.log_id == log_id) {
-                Some(entry) if entry.place.is_none() => return,
+        while let Some((id, log_id)) = self.cache.front().copied() {
+            let fits = self.cached_bytes <= bytes_max;
+            match self.entry(id, log_id) {
+                Some(entry) if fits || entry.place.is_none() => break,
                 Some(entry) => {
-                    self.cached_bytes -= entry.payload.take().map_or(0, |payload| payload.len());
+                    if let Some(payload) = entry.payload.take() {
+                        self.release(&payload);
+                    }
                 }
-                None => self.recount(),
+                None => {}
             }
             self.cache.pop_front();
         }
+        // An old entry that stays can hold back many that are gone.
+        if self.cache.len() > 2 * self.cached + GONE_MAX {
+            let mut cache = std::mem::take(&mut self.cache);
+            cache.retain(|(id, log_id)| self.entry(*id, *log_id).is_some());
+            self.cache = cache;
+        }
     }
 
-    /// Payloads of entries that are gone are freed with them; count what is left.
-    fn recount(&mut self) {
-        let entries = self.groups.values().flat_map(|group| group.entries.values());
-        self.cached_bytes = entries
-            .filter_map(|entry| entry.payload.as_ref())
-            .map(Bytes::len)
-            .sum();
+    fn entry(&mut self, id: GroupId, log_id: LogId) -> Option<&mut Entry> {
+        let entry = self.groups.get_mut(&id)?.entries.get_mut(&log_id.index)?;
+        (entry.log_id == log_id).then_some(entry)
     }
 
     /// Control records that say everything but entries.
@@ -327,5 +348,63 @@ pub(super) fn entry_kind(kind: Kind) -> EntryKind {
         Kind::Membership => EntryKind::Membership,
         Kind::Normal => EntryKind::Normal,
         _ => EntryKind::Blank,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{Header, Kind};
+    use super::*;
+
+    fn place(id: GroupId, index: u64) -> Place {
+        let header = Header {
+            kind: Kind::Normal,
+            group: id,
+            log_id: LogId::new(1, index),
+            payload_len: 0,
+            payload_crc: 0,
+            ordinal: 0,
+            offset: 0,
+        };
+        Place {
+            segment: 1,
+            batch: 1,
+            header,
+        }
+    }
+
+    /// What is in memory is what is counted, whatever comes and goes; old payloads leave first.
+    #[test]
+    fn the_cache_counts_what_it_holds_and_stays_within_its_bound() {
+        let group = |shard_id| GroupId {
+            shard_id,
+            replica_id: 1,
+        };
+        let mut state = State::default();
+        let counted = |state: &State| {
+            let entries = state.groups.values().flat_map(|group| group.entries.values());
+            let payloads: Vec<_> = entries.filter_map(|entry| entry.payload.as_ref()).collect();
+            (payloads.len(), payloads.iter().map(|payload| payload.len()).sum())
+        };
+        for index in 0..40_000_u64 {
+            for shard in [1, 2] {
+                let payload = Bytes::from(vec![7; 10 + index as usize % 50]);
+                state.append(group(shard), LogId::new(1, index), EntryKind::Normal, payload);
+                state.placed(group(shard), place(group(shard), index));
+            }
+            state.trim_cache(20_000);
+            if index % 100 == 50 {
+                // Shard 1 is never purged and holds the oldest entries.
+                state.purge(group(2), LogId::new(1, index - 10));
+                state.truncate_after(group(2), Some(LogId::new(1, index)));
+            }
+            if index % 1_000 == 0 {
+                assert_eq!((state.cached, state.cached_bytes), counted(&state), "entry {index}");
+                assert!(state.cached_bytes <= 20_000, "{} bytes", state.cached_bytes);
+                assert!(state.cache.len() <= 2 * state.cached + GONE_MAX, "{}", state.cache.len());
+            }
+        }
+        let first = &state.groups[&group(1)].entries[&0];
+        assert!(first.payload.is_none(), "the oldest left first");
     }
 }
