@@ -17,6 +17,8 @@ mod mark;
 mod network;
 mod replica_store;
 mod state_machine;
+#[cfg(test)]
+mod suite_test;
 pub mod transport;
 mod types;
 mod views;
