@@ -5,8 +5,8 @@
 //! neighbour must hold what its model says, and every replica must have after a power cut what it
 //! had before.
 //!
-//! No case is left out. Three things that the suite expects of a state machine are otherwise in a node; [`Machine`]
-//! completes them by the shortest way that is still true:
+//! No case is left out. Three things that the suite expects of a state machine are otherwise in a
+//! node; [`Machine`] completes them by the shortest way that is still true:
 //!
 //! - A node makes checkpoints apart from openraft, and the snapshot builder only says how far the
 //!   last one goes. The suite wants a builder to take in what was just applied: here it makes the
@@ -14,7 +14,6 @@
 //! - What openraft gets as a snapshot is a view, which the sender streams and the receiver fills a tree
 //!   from, before openraft sees it as `Incoming`. The suite hands the sender's snapshot straight to
 //!   the receiver: here it is copied into a new tree, as the receiver does.
-//!
 //! - The control state insists that no committed entry is skipped, which Raft promises; the case
 //!   `last_applied_state` applies entries 3 and 5 only. Blank ones are put in between.
 //!
