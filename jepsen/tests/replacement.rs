@@ -1,7 +1,8 @@
 //! What a node lost is put back: a tree, an entry of its log, all of it. And what goes on while
 //! the meta shard does not.
 //!
-//! Every page is one story in virtual time on a simulated cluster of three nodes.
+//! Every page is one story in virtual time on a simulated cluster of three nodes, told for several
+//! seeds: `REELKV_PAGE_SEEDS=50` sets how many (default 3), `REELKV_SEED=7` runs that one alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,11 @@ fn page<Story>(name: &str, story: impl Fn(World) -> Story)
 where
     Story: Future<Output = anyhow::Result<()>>,
 {
-    for seed in 0..3 {
+    let seeds = match number("REELKV_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("REELKV_PAGE_SEEDS").unwrap_or(3),
+    };
+    for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -40,10 +45,14 @@ where
         runtime.shutdown_timeout(Duration::from_secs(5));
         if let Err(error) = outcome {
             panic!(
-                "seed {seed}: {error:?}\nreproduce with: cargo test -p reelkv-jepsen --test replacement {name}"
+                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test replacement {name}"
             );
         }
     }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
 /// A cluster and what clients were told is in it.
