@@ -42,7 +42,10 @@ fn harm(path: &Path, how: Harm) {
 
 async fn fill(cluster: &Cluster) -> Keyspace {
     let client = Client::connect(cluster.addrs()).await.expect("a cluster");
-    let options = CreateKeyspace { shards: Some(2), ..Default::default() };
+    let options = CreateKeyspace {
+        shards: Some(2),
+        ..Default::default()
+    };
     let keyspace = client.create_keyspace("film", options).await.expect("a keyspace");
     for chunk in (0..RECORDS).collect::<Vec<_>>().chunks(100) {
         let puts = chunk.iter().map(|n| keyspace.put(key(*n), value(*n)));
@@ -68,7 +71,9 @@ async fn verify(keyspace: &Keyspace) {
     for chunk in (0..RECORDS).collect::<Vec<_>>().chunks(100) {
         let gets = chunk.iter().map(|n| keyspace.get(key(*n)));
         for (n, record) in chunk.iter().zip(futures::future::join_all(gets).await) {
-            let record = record.expect("a read").unwrap_or_else(|| panic!("record {n} is gone"));
+            let record = record
+                .expect("a read")
+                .unwrap_or_else(|| panic!("record {n} is gone"));
             assert_eq!(record.value, value(*n), "record {n}");
         }
     }
@@ -87,7 +92,11 @@ fn assert_equal_digests(cluster: &Cluster) {
             if digests.len() == 3 && digests.windows(2).all(|pair| pair[0] == pair[1]) {
                 break;
             }
-            assert!(std::time::Instant::now() < deadline, "shard {id}: {digests:?}\n{}", cluster.logs());
+            assert!(
+                std::time::Instant::now() < deadline,
+                "shard {id}: {digests:?}\n{}",
+                cluster.logs()
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -110,7 +119,9 @@ fn file_of_each_kind(data_dir: &Path) -> Vec<(&'static str, PathBuf)> {
     let largest = |part: &str| {
         let of_kind = files.iter().filter(|file| file.to_string_lossy().contains(part));
         let largest = of_kind.max_by_key(|file| file.metadata().map(|meta| meta.len()).unwrap_or(0));
-        largest.unwrap_or_else(|| panic!("no file of kind {part} in {files:#?}")).clone()
+        largest
+            .unwrap_or_else(|| panic!("no file of kind {part} in {files:#?}"))
+            .clone()
     };
     vec![
         ("a table", largest("/tables/")),
@@ -176,6 +187,10 @@ async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
     let status = cluster.json(&["cluster", "status"]);
     let nodes = status["nodes"].as_array().expect("a list");
     let ids: Vec<_> = nodes.iter().filter_map(|node| node["node_id"].as_u64()).collect();
-    assert_eq!(ids, [1, 2, 4], "the lost node's number is not used again: {status:#}");
+    assert_eq!(
+        ids,
+        [1, 2, 4],
+        "the lost node's number is not used again: {status:#}"
+    );
     verify(&keyspace).await;
 }

@@ -30,7 +30,9 @@ impl Dev {
             .expect("the binary starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("the addresses");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("the addresses");
         let addr = line.trim().split(',').next().unwrap_or_default().to_owned();
         assert!(addr.starts_with("127.0.0.1:"), "reelkv dev said {line:?}");
         Self { child, addr }
@@ -46,7 +48,10 @@ impl Drop for Dev {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the root").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the root")
+        .to_owned()
 }
 
 fn passed(what: &str, output: &Output) {
@@ -57,7 +62,9 @@ fn passed(what: &str, output: &Output) {
 fn every_rust_example_runs() {
     let dev = Dev::start();
     let examples = root().join("client/examples");
-    let names = std::fs::read_dir(examples).expect("examples").map(|entry| entry.expect("an entry").path());
+    let names = std::fs::read_dir(examples)
+        .expect("examples")
+        .map(|entry| entry.expect("an entry").path());
     let names: Vec<_> = names
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
@@ -78,7 +85,10 @@ fn every_rust_example_runs() {
 /// Says on the real standard error that a test did not run; panics if it was required to.
 fn skip(reason: &str) {
     let required = std::env::var("REELKV_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == "python"), "the Python example: {reason}");
+    assert!(
+        !required.split(',').any(|name| name == "python"),
+        "the Python example: {reason}"
+    );
     if let Ok(mut stderr) = std::fs::OpenOptions::new().append(true).open("/dev/stderr") {
         let _ = writeln!(stderr, "SKIPPED the_python_example_runs: {reason}");
     }
@@ -96,7 +106,9 @@ fn python(dir: &Path) -> Result<PathBuf, String> {
     run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
     let python = dir.join("bin/python");
     let requirements = root().join("client/examples/python/requirements.txt");
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(requirements))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "-r"])
+        .arg(requirements))?;
     Ok(python)
 }
 

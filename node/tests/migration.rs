@@ -27,7 +27,15 @@ const SHOP: &str = "
 /// A throttled import under way.
 fn import(cluster: &Cluster, url: &str, rows_per_second: u32) -> Child {
     reelkv()
-        .args(["import", "postgres", "--url", url, "--max-rows-per-second", &rows_per_second.to_string(), "--json"])
+        .args([
+            "import",
+            "postgres",
+            "--url",
+            url,
+            "--max-rows-per-second",
+            &rows_per_second.to_string(),
+            "--json",
+        ])
         .env("REELKV_ADDR", cluster.addrs().join(","))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -45,13 +53,23 @@ fn tell(line: &str) {
 fn rows_there(cluster: &Cluster) -> u64 {
     let shards = cluster.json(&["shard", "list", "--count"]);
     let shards = shards.as_array().expect("a list");
-    shards.iter().filter(|shard| shard["shard_id"] != 1).filter_map(|shard| shard["records"].as_u64()).sum()
+    shards
+        .iter()
+        .filter(|shard| shard["shard_id"] != 1)
+        .filter_map(|shard| shard["records"].as_u64())
+        .sum()
 }
 
 fn finished(mut child: Child, cluster: &Cluster) -> Value {
     await_exit(&mut child, IMPORT_MAX);
     let output = child.wait_with_output().expect("it has ended");
-    assert_eq!(output.status.code(), Some(0), "{}\n{}", told(&output), cluster.logs());
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}\n{}",
+        told(&output),
+        cluster.logs()
+    );
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", told(&output)))
 }
 
@@ -62,7 +80,12 @@ fn verify(cluster: &Cluster, url: &str) -> BTreeMap<String, u64> {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["clean"], true, "{report:#}");
     let tables = report["tables"].as_array().expect("a list");
-    let rows = |table: &Value| (table["table"].as_str().expect("a name").to_owned(), table["rows"].as_u64().expect("rows"));
+    let rows = |table: &Value| {
+        (
+            table["table"].as_str().expect("a name").to_owned(),
+            table["rows"].as_u64().expect("rows"),
+        )
+    };
     tables.iter().map(rows).collect()
 }
 
@@ -77,7 +100,12 @@ fn import_with_a_kill(cluster: &mut Cluster, url: &str, rows_per_second: u32) ->
     std::thread::sleep(Duration::from_secs(2));
     cluster.start(1);
     let report = finished(importing, cluster);
-    let rows: u64 = report["tables"].as_array().expect("a list").iter().filter_map(|table| table["rows"].as_u64()).sum();
+    let rows: u64 = report["tables"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|table| table["rows"].as_u64())
+        .sum();
     assert!(done < rows, "the kill came after the last of {rows} rows");
     cluster.await_healthy();
     verify(cluster, url)
@@ -86,20 +114,36 @@ fn import_with_a_kill(cluster: &mut Cluster, url: &str, rows_per_second: u32) ->
 fn assert_spread(cluster: &Cluster) {
     let shards = cluster.json(&["shard", "list", "--count"]);
     let shards = shards.as_array().expect("a list");
-    let rows = |shard: &Value| if shard["shard_id"] == 1 { 0 } else { shard["records"].as_u64().unwrap_or(0) };
+    let rows = |shard: &Value| {
+        if shard["shard_id"] == 1 {
+            0
+        } else {
+            shard["records"].as_u64().unwrap_or(0)
+        }
+    };
     let total: u64 = shards.iter().map(rows).sum();
     for shard in shards {
-        assert!(rows(shard) * 10 <= total * 3, "one shard holds more than 30 % of {total} rows: {shard:#}");
+        assert!(
+            rows(shard) * 10 <= total * 3,
+            "one shard holds more than 30 % of {total} rows: {shard:#}"
+        );
     }
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         let shards = cluster.json(&["shard", "list"]);
-        let leaders: BTreeSet<_> =
-            shards.as_array().expect("a list").iter().filter_map(|shard| shard["leader_node_id"].as_u64()).collect();
+        let leaders: BTreeSet<_> = shards
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|shard| shard["leader_node_id"].as_u64())
+            .collect();
         if leaders.is_superset(&BTreeSet::from([1, 2, 3])) {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "not every node leads: {leaders:?}");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not every node leads: {leaders:?}"
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
 }
@@ -107,8 +151,12 @@ fn assert_spread(cluster: &Cluster) {
 #[test]
 fn pagila_moves_in_while_a_node_is_killed() {
     let test = "pagila_moves_in_while_a_node_is_killed";
-    let Some(directory) = pagila_or_skip(test) else { return };
-    let Some(server) = PgServer::start_or_skip(test) else { return };
+    let Some(directory) = pagila_or_skip(test) else {
+        return;
+    };
+    let Some(server) = PgServer::start_or_skip(test) else {
+        return;
+    };
     load_pagila(&server, &directory);
     let url = server.url("pagila");
     let mut cluster = Cluster::new(8);
@@ -124,23 +172,44 @@ fn pagila_moves_in_while_a_node_is_killed() {
 /// Rows of each table, from the list beside the data; partitions are counted under their root.
 fn counts_of(directory: &std::path::Path) -> BTreeMap<String, u64> {
     let list = std::fs::read_to_string(directory.join("COUNTS.txt")).expect("the list");
-    let fields = list.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('|').collect::<Vec<_>>());
-    let tables = fields.filter(|fields| fields.len() == 3 && ["table", "partitioned table"].contains(&fields[1]));
-    tables.map(|fields| (format!("public.{}", fields[0]), fields[2].parse().expect("a number"))).collect()
+    let fields = list
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split('|').collect::<Vec<_>>());
+    let tables =
+        fields.filter(|fields| fields.len() == 3 && ["table", "partitioned table"].contains(&fields[1]));
+    tables
+        .map(|fields| {
+            (
+                format!("public.{}", fields[0]),
+                fields[2].parse().expect("a number"),
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn any_database_moves_in_while_a_node_is_killed_and_what_differs_afterwards_is_found() {
-    let Some(server) = PgServer::start_or_skip("any_database_moves_in") else { return };
+    let Some(server) = PgServer::start_or_skip("any_database_moves_in") else {
+        return;
+    };
     server.create_database("shop");
     server.sql("shop", SHOP);
     let url = server.url("shop");
     let mut cluster = Cluster::new(4);
     let rows = import_with_a_kill(&mut cluster, &url, 3_000);
-    assert_eq!(rows, BTreeMap::from([("public.film".to_owned(), 12_000), ("public.rental".to_owned(), 12_000)]));
+    assert_eq!(
+        rows,
+        BTreeMap::from([
+            ("public.film".to_owned(), 12_000),
+            ("public.rental".to_owned(), 12_000)
+        ])
+    );
 
     // One row of each kind of difference.
-    let row = cluster.run(&["get", "--keyspace", "public.film", "(2)", "--raw"]).stdout;
+    let row = cluster
+        .run(&["get", "--keyspace", "public.film", "(2)", "--raw"])
+        .stdout;
     let file = cluster.dir.path().join("row");
     std::fs::write(&file, row).expect("a file");
     let path = file.to_str().expect("text");
@@ -162,7 +231,9 @@ fn any_database_moves_in_while_a_node_is_killed_and_what_differs_afterwards_is_f
 
 #[test]
 fn an_importer_that_was_killed_is_run_again_and_finishes() {
-    let Some(server) = PgServer::start_or_skip("an_importer_that_was_killed") else { return };
+    let Some(server) = PgServer::start_or_skip("an_importer_that_was_killed") else {
+        return;
+    };
     server.create_database("shop");
     server.sql("shop", SHOP);
     let url = server.url("shop");
@@ -172,7 +243,10 @@ fn an_importer_that_was_killed_is_run_again_and_finishes() {
     importing.kill().expect("a process of ours");
     importing.wait().expect("it ends");
     let done = rows_there(&cluster);
-    assert!(done > 0 && done < 24_000, "{done} rows were there when it was killed");
+    assert!(
+        done > 0 && done < 24_000,
+        "{done} rows were there when it was killed"
+    );
     finished(import(&cluster, &url, 1_000_000), &cluster);
     verify(&cluster, &url);
 }
@@ -180,10 +254,17 @@ fn an_importer_that_was_killed_is_run_again_and_finishes() {
 #[test]
 fn a_database_that_cannot_be_reached_is_said_so_in_one_line() {
     let cluster = Cluster::new(1);
-    for url in ["postgres://nobody@127.0.0.1:1/shop", "postgres://postgres@/shop?host=/nowhere"] {
+    for url in [
+        "postgres://nobody@127.0.0.1:1/shop",
+        "postgres://postgres@/shop?host=/nowhere",
+    ] {
         let output = cluster.run(&["import", "postgres", "--url", url]);
         assert_eq!(output.status.code(), Some(1), "{}", told(&output));
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
+        assert_eq!(
+            stderr.lines().filter(|line| line.starts_with("error: ")).count(),
+            1,
+            "{stderr}"
+        );
     }
 }

@@ -20,7 +20,9 @@ const SLACK_MIB: u64 = 300;
 
 /// How long the overwriting goes on; `REELKV_SOAK_S=300` is the full run.
 fn duration() -> Duration {
-    let seconds = std::env::var("REELKV_SOAK_S").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("REELKV_SOAK_S")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(20))
 }
 
@@ -62,13 +64,24 @@ fn mib(bytes: u64) -> u64 {
 fn disk_bytes(dir: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     // A file may go between the listing and the look at it.
-    files_below(dir).iter().filter_map(|file| file.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
+    files_below(dir)
+        .iter()
+        .filter_map(|file| file.metadata().ok())
+        .map(|meta| meta.blocks() * 512)
+        .sum()
 }
 
 fn resident_peak_mib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") >> 10
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("a peak");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .expect("a number")
+        >> 10
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,13 +89,31 @@ async fn overwriting_leaves_disks_and_memory_within_their_bounds() {
     let mut cluster = Cluster::fresh();
     for at in 0..3 {
         cluster.kill(at);
-        cluster.start_with(at, &["--memtable-budget", "64MiB", "--cache", "64MiB", "--wal-max", "128MiB"]);
+        cluster.start_with(
+            at,
+            &[
+                "--memtable-budget",
+                "64MiB",
+                "--cache",
+                "64MiB",
+                "--wal-max",
+                "128MiB",
+            ],
+        );
     }
     let init = cluster.run(&["cluster", "init", "--shards", "4"]);
     assert!(init.status.success(), "{}", told(&init));
     cluster.await_healthy();
-    let client = Client::builder().addrs(cluster.addrs()).timeout(HEALTHY_MAX).build().await.expect("a cluster");
-    let options = CreateKeyspace { shards: Some(4), ..Default::default() };
+    let client = Client::builder()
+        .addrs(cluster.addrs())
+        .timeout(HEALTHY_MAX)
+        .build()
+        .await
+        .expect("a cluster");
+    let options = CreateKeyspace {
+        shards: Some(4),
+        ..Default::default()
+    };
     let keyspace = client.create_keyspace("film", options).await.expect("a keyspace");
     let next = Arc::new(AtomicU64::new(0));
     let until = tokio::time::Instant::now() + duration();
@@ -93,14 +124,26 @@ async fn overwriting_leaves_disks_and_memory_within_their_bounds() {
     let live_bytes = KEYS * (VALUE_BYTES as u64 + 8);
     let writes = next.load(Ordering::Relaxed);
     for at in 0..3 {
-        let (disk, memory) = (disk_bytes(&cluster.nodes[at].data_dir), resident_peak_mib(cluster.pid(at)));
+        let (disk, memory) = (
+            disk_bytes(&cluster.nodes[at].data_dir),
+            resident_peak_mib(cluster.pid(at)),
+        );
         println!(
             "node {}: {writes} writes, {} MiB live, {} MiB on disk, {memory} MiB resident at most",
             at + 1,
             mib(live_bytes),
             mib(disk)
         );
-        assert!(disk <= 4 * live_bytes, "node {at}: {} MiB on disk for {} MiB\n{}", mib(disk), mib(live_bytes), cluster.logs());
-        assert!(memory <= BUDGET_MIB + SLACK_MIB, "node {at}: {memory} MiB resident");
+        assert!(
+            disk <= 4 * live_bytes,
+            "node {at}: {} MiB on disk for {} MiB\n{}",
+            mib(disk),
+            mib(live_bytes),
+            cluster.logs()
+        );
+        assert!(
+            memory <= BUDGET_MIB + SLACK_MIB,
+            "node {at}: {memory} MiB resident"
+        );
     }
 }

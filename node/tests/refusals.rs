@@ -13,7 +13,15 @@ use common::{Cluster, await_exit, files_below, free_port, reelkv, told};
 fn refused_start(data_dir: &Path, listen: &str, more: &[&str]) -> Output {
     let mut command: Command = reelkv();
     command
-        .args(["node", "start", "--listen", listen, "--join", listen, "--data-dir"])
+        .args([
+            "node",
+            "start",
+            "--listen",
+            listen,
+            "--join",
+            listen,
+            "--data-dir",
+        ])
         .arg(data_dir)
         .args(more)
         .stdout(std::process::Stdio::piped())
@@ -26,7 +34,10 @@ fn refused_start(data_dir: &Path, listen: &str, more: &[&str]) -> Output {
 /// The last line of standard error, which must be the error.
 fn error_line(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    let errors: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
     assert_eq!(errors.len(), 1, "one clear line: {}", told(output));
     errors[0].to_owned()
 }
@@ -44,19 +55,30 @@ fn a_cluster_is_made_once_and_a_directory_belongs_to_one_node() {
     let mut cluster = Cluster::new(2);
     let again = cluster.run(&["cluster", "init", "--shards", "2"]);
     assert_eq!(again.status.code(), Some(1), "{}", told(&again));
-    assert!(error_line(&again).contains("belongs to cluster"), "{}", told(&again));
+    assert!(
+        error_line(&again).contains("belongs to cluster"),
+        "{}",
+        told(&again)
+    );
 
     // Its directory is in use.
     let spare = format!("127.0.0.1:{}", free_port());
     let locked = refused_start(&cluster.nodes[0].data_dir, &spare, &[]);
     assert_eq!(locked.status.code(), Some(1), "{}", told(&locked));
-    assert!(error_line(&locked).contains("in use by another process"), "{}", told(&locked));
+    assert!(
+        error_line(&locked).contains("in use by another process"),
+        "{}",
+        told(&locked)
+    );
     // Its port is taken.
     let other = cluster.dir.path().join("other");
     let taken = refused_start(&other, &cluster.nodes[0].addr, &[]);
     assert_eq!(taken.status.code(), Some(1), "{}", told(&taken));
     let line = error_line(&taken);
-    assert!(line.contains("--listen") && line.contains(&cluster.nodes[0].addr), "{line}");
+    assert!(
+        line.contains("--listen") && line.contains(&cluster.nodes[0].addr),
+        "{line}"
+    );
     assert!(!other.exists(), "a port comes before a directory");
 
     // The log of one node under the identity of another.
@@ -70,7 +92,11 @@ fn a_cluster_is_made_once_and_a_directory_belongs_to_one_node() {
     let before = contents(&mixed);
     let foreign = refused_start(&mixed, &cluster.nodes[0].addr, &[]);
     assert_eq!(foreign.status.code(), Some(1), "{}", told(&foreign));
-    assert!(error_line(&foreign).contains("the log of another node"), "{}", told(&foreign));
+    assert!(
+        error_line(&foreign).contains("the log of another node"),
+        "{}",
+        told(&foreign)
+    );
     assert_eq!(contents(&mixed), before, "files are untouched");
 
     // A newer format, as its own release would have written it.
@@ -115,7 +141,11 @@ fn a_directory_that_cannot_be_written_is_named() {
     let listen = format!("127.0.0.1:{}", free_port());
     let output = refused_start(&file.join("data"), &listen, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(error_line(&output).contains("data directory"), "{}", told(&output));
+    assert!(
+        error_line(&output).contains("data directory"),
+        "{}",
+        told(&output)
+    );
 }
 
 #[test]
@@ -149,7 +179,10 @@ fn bad_requests_are_refused_and_nothing_is_written() {
     assert!(made.status.success(), "{}", told(&made));
     let long_key = "k".repeat(4_097);
     let cases: &[(&[&str], &str)] = &[
-        (&["put", "--keyspace", "film", "--raw-key", &long_key, "v"], "4096"),
+        (
+            &["put", "--keyspace", "film", "--raw-key", &long_key, "v"],
+            "4096",
+        ),
         (&["put", "--keyspace", "film", "(1,", "v"], "key"),
         (&["put", "--keyspace", "", "(1)", "v"], "1 to 128 bytes"),
         (&["put", "--keyspace", "actor", "(1)", "v"], "actor"),
@@ -159,7 +192,11 @@ fn bad_requests_are_refused_and_nothing_is_written() {
     for (arguments, named) in cases {
         let output = cluster.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", told(&output));
-        assert!(error_line(&output).contains(named), "{arguments:?}: {}", told(&output));
+        assert!(
+            error_line(&output).contains(named),
+            "{arguments:?}: {}",
+            told(&output)
+        );
     }
     let value = cluster.dir.path().join("value");
     std::fs::write(&value, vec![0; (4 << 20) + 1]).expect("a file");
@@ -181,8 +218,15 @@ async fn the_node_itself_refuses_what_a_client_should_not_have_sent() {
     use prost::Message;
     use reelkv_client::v1::{self, kv_client::KvClient};
     let cluster = Cluster::new(3);
-    assert!(cluster.run(&["keyspace", "create", "film", "--shards", "3"]).status.success());
-    let mut client = KvClient::connect(format!("http://{}", cluster.nodes[1].addr)).await.expect("a node");
+    assert!(
+        cluster
+            .run(&["keyspace", "create", "film", "--shards", "3"])
+            .status
+            .success()
+    );
+    let mut client = KvClient::connect(format!("http://{}", cluster.nodes[1].addr))
+        .await
+        .expect("a node");
     let keyspace = || "film".to_owned();
     let refused = |status: tonic::Status| v1::Error::decode(status.details()).expect("an error").kind;
 
@@ -198,14 +242,26 @@ async fn the_node_itself_refuses_what_a_client_should_not_have_sent() {
 
     let operation = |key: &'static [u8]| v1::BatchOperation {
         key: key.into(),
-        kind: Some(v1::batch_operation::Kind::Put(v1::BatchPut { value: "v".into(), client_crc: None })),
+        kind: Some(v1::batch_operation::Kind::Put(v1::BatchPut {
+            value: "v".into(),
+            client_crc: None,
+        })),
         condition: None,
     };
-    let batch = |operations| v1::BatchRequest { keyspace: keyspace(), operations, ..Default::default() };
-    let across = client.batch(batch(vec![operation(b"\x01"), operation(b"\xf0")])).await;
+    let batch = |operations| v1::BatchRequest {
+        keyspace: keyspace(),
+        operations,
+        ..Default::default()
+    };
+    let across = client
+        .batch(batch(vec![operation(b"\x01"), operation(b"\xf0")]))
+        .await;
     let kind = refused(across.expect_err("keys of two shards"));
     assert!(matches!(kind, Some(v1::error::Kind::InvalidArgument(at)) if at.field == "batch"));
-    let many = (0..1_001_u32).map(|n| v1::BatchOperation { key: n.to_be_bytes().to_vec().into(), ..operation(b"") });
+    let many = (0..1_001_u32).map(|n| v1::BatchOperation {
+        key: n.to_be_bytes().to_vec().into(),
+        ..operation(b"")
+    });
     let kind = refused(client.batch(batch(many.collect())).await.expect_err("too many"));
     assert!(matches!(kind, Some(v1::error::Kind::InvalidArgument(at)) if at.field == "batch"));
 

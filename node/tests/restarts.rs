@@ -34,7 +34,10 @@ impl Load {
     fn start(keyspace: &Keyspace) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let writers = (0..WRITERS).map(|writer| tokio::spawn(write(keyspace.clone(), writer, stop.clone())));
-        Self { stop: stop.clone(), writers: writers.collect() }
+        Self {
+            stop: stop.clone(),
+            writers: writers.collect(),
+        }
     }
 
     async fn finish(self) -> Vec<Ledger> {
@@ -53,7 +56,11 @@ async fn write(keyspace: Keyspace, writer: usize, stop: Arc<AtomicBool>) -> Ledg
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         // Writers spread over the first byte, and so over the shards.
-        let key = format!("{}-{writer}-{}", char::from(b'!' + (writer * 5) as u8), number % KEYS);
+        let key = format!(
+            "{}-{writer}-{}",
+            char::from(b'!' + (writer * 5) as u8),
+            number % KEYS
+        );
         match keyspace.put(&key, number.to_be_bytes().to_vec()).await {
             Ok(_) => {
                 ledger.writes += 1;
@@ -81,16 +88,29 @@ async fn verify(keyspace: &Keyspace, ledgers: &[Ledger]) {
     for ledger in ledgers {
         for (key, number) in &ledger.acknowledged {
             let record = keyspace.get(key).await.expect("a read");
-            let read = record.map(|record| u64::from_be_bytes(record.value[..].try_into().expect("eight bytes")));
+            let read =
+                record.map(|record| u64::from_be_bytes(record.value[..].try_into().expect("eight bytes")));
             let possible = [Some(*number), ledger.unknown.get(key).copied()];
-            assert!(read.is_some() && possible.contains(&read), "{key}: {number} was acknowledged, {read:?} is read");
+            assert!(
+                read.is_some() && possible.contains(&read),
+                "{key}: {number} was acknowledged, {read:?} is read"
+            );
         }
     }
 }
 
 async fn open(cluster: &Cluster, name: &str) -> Keyspace {
     let client = Client::connect(cluster.addrs()).await.expect("a cluster");
-    client.create_keyspace(name, CreateKeyspace { shards: Some(4), ..Default::default() }).await.expect("a keyspace")
+    client
+        .create_keyspace(
+            name,
+            CreateKeyspace {
+                shards: Some(4),
+                ..Default::default()
+            },
+        )
+        .await
+        .expect("a keyspace")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +167,10 @@ async fn without_a_quorum_requests_end_at_their_deadline_and_say_which_kind_of_e
     let read = short.get("a").await.expect_err("no quorum");
     assert_eq!(*read.kind(), ErrorKind::Unavailable, "{read}");
     let write = short.put("a", "2").await.expect_err("no quorum");
-    assert!(matches!(write.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Unavailable), "{write}");
+    assert!(
+        matches!(write.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Unavailable),
+        "{write}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     let status = cluster.run(&["cluster", "status", "--timeout", "3s"]);
     assert_eq!(status.status.code(), Some(1), "{}", common::told(&status));

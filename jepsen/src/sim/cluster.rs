@@ -166,6 +166,16 @@ impl Cluster {
         self.machines[position].device = Arc::new(MemoryDevice::default());
     }
 
+    /// A machine's disk.
+    pub fn disk(&self, position: usize) -> &SimDisk {
+        &self.machines[position].disk
+    }
+
+    /// Where a machine keeps its trees.
+    pub fn device(&self, position: usize) -> &Arc<MemoryDevice> {
+        &self.machines[position].device
+    }
+
     /// Whether a machine is on.
     pub fn is_up(&self, position: usize) -> bool {
         self.network.node(&self.machines[position].addr).is_some()

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use reelkv::raft::transport::{PeerHandler, Transport, TransportError, ViewStream};
 use reelkv::rpc::handler::KvHandler;
 use reelkv::server::{Front, Node, Peers};
-use reelkv_proto::v1;
+use reelkv_proto::v1::{self, peer_request};
 
 /// Longest delay of a message in a calm network.
 const DELAY_MAX: Duration = Duration::from_micros(800);
@@ -29,6 +29,8 @@ struct State {
     lives: u64,
     /// Directed pairs whose messages are lost.
     cut: BTreeSet<(String, String)>,
+    /// Shards whose replicas hear nothing from one another.
+    silent_shards: BTreeSet<u64>,
     /// Probability that a message is lost, in parts per thousand.
     loss_per_mille: u32,
     rng: SmallRng,
@@ -45,6 +47,7 @@ impl Network {
             nodes: BTreeMap::new(),
             lives: 0,
             cut: BTreeSet::new(),
+            silent_shards: BTreeSet::new(),
             loss_per_mille: 0,
             rng: SmallRng::seed_from_u64(seed),
         })))
@@ -94,11 +97,21 @@ impl Network {
         self.0.lock().loss_per_mille = share;
     }
 
+    /// Loses all Raft messages of a shard: its replicas run, and none can lead.
+    pub fn silence_shard(&self, shard_id: u64) {
+        self.0.lock().silent_shards.insert(shard_id);
+    }
+
     /// Makes the network calm again.
     pub fn heal(&self) {
         let mut state = self.0.lock();
         state.cut.clear();
+        state.silent_shards.clear();
         state.loss_per_mille = 0;
+    }
+
+    fn is_silent(&self, shard_id: u64) -> bool {
+        self.0.lock().silent_shards.contains(&shard_id)
     }
 
     /// A client's request to a node; `None` when no answer comes.
@@ -148,11 +161,16 @@ impl SimTransport {
             reason: "no answer".to_owned(),
         };
         let forever = std::future::pending::<Result<v1::PeerResponse, TransportError>>;
-        if self
-            .network
-            .travel(&self.from, addr, Some(self.life))
-            .await
-            .is_err()
+        let silenced = match &request.body {
+            Some(peer_request::Body::Raft(message)) => self.network.is_silent(message.shard_id),
+            _ => false,
+        };
+        if silenced
+            || self
+                .network
+                .travel(&self.from, addr, Some(self.life))
+                .await
+                .is_err()
         {
             return forever().await;
         }

@@ -18,6 +18,8 @@ mod metrics;
 mod network;
 mod replica_store;
 mod state_machine;
+#[cfg(test)]
+mod suite_test;
 pub mod transport;
 mod types;
 mod views;

@@ -33,6 +33,7 @@ pub(super) async fn heal(context: &Arc<ReplicaContext>, id: GroupId) -> io::Resu
     let Some(group) = context.wal.group(id) else {
         return Ok(());
     };
+    let damaged = report(context, &group);
     let deadline = now() + PATIENCE;
     while let Some(faulty) = group.faulty().first().copied() {
         let voters = other_voters(&group).await?;
@@ -47,7 +48,35 @@ pub(super) async fn heal(context: &Arc<ReplicaContext>, id: GroupId) -> io::Resu
             false => tokio::time::sleep(PAUSE).await,
         }
     }
+    if damaged {
+        context.health.repaired(id.shard_id, "wal");
+    }
     Ok(())
+}
+
+/// Puts entries that were whole once and are not now on record; what a power cut may have torn is
+/// no damage. Returns whether there were any.
+fn report(context: &Arc<ReplicaContext>, group: &WalGroup) -> bool {
+    let faulty = group.faulty();
+    let damaged: Vec<LogId> = faulty
+        .iter()
+        .filter(|entry| !entry.perhaps_torn)
+        .map(|entry| entry.log_id)
+        .collect();
+    let (Some(first), Some(last)) = (damaged.first(), damaged.last()) else {
+        return false;
+    };
+    context.health.damaged(v1::DamageEvent {
+        node_id: context.node_id,
+        shard_id: group.id().shard_id,
+        replica_id: group.id().replica_id,
+        structure: "wal".to_owned(),
+        position: format!("payloads of {} entries, {first} to {last}", damaged.len()),
+        kind: "checksum".to_owned(),
+        action: "heal".to_owned(),
+        ..Default::default()
+    });
+    true
 }
 
 /// One round of asking. True when the entry is no longer faulty.

@@ -80,11 +80,7 @@ impl Control {
 
     /// The birth of a new shard.
     pub fn birth_of(descriptor: &v1::ShardDescriptor, first_version: Version) -> v1::ShardBirth {
-        let highest = descriptor
-            .replicas
-            .iter()
-            .map(|replica| replica.replica_id)
-            .max();
+        let highest = descriptor.replicas.iter().map(|replica| replica.replica_id).max();
         v1::ShardBirth {
             start_key: descriptor.start_key.clone(),
             end_key: descriptor.end_key.clone(),

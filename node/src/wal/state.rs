@@ -399,9 +399,17 @@ mod tests {
                 state.truncate_after(group(2), Some(LogId::new(1, index)));
             }
             if index % 1_000 == 0 {
-                assert_eq!((state.cached, state.cached_bytes), counted(&state), "entry {index}");
+                assert_eq!(
+                    (state.cached, state.cached_bytes),
+                    counted(&state),
+                    "entry {index}"
+                );
                 assert!(state.cached_bytes <= 20_000, "{} bytes", state.cached_bytes);
-                assert!(state.cache.len() <= 2 * state.cached + GONE_MAX, "{}", state.cache.len());
+                assert!(
+                    state.cache.len() <= 2 * state.cached + GONE_MAX,
+                    "{}",
+                    state.cache.len()
+                );
             }
         }
         let first = &state.groups[&group(1)].entries[&0];

@@ -92,9 +92,15 @@ impl Cluster {
     pub fn start_with(&mut self, at: usize, more: &[&str]) {
         let join = self.addrs().join(",");
         let node = &mut self.nodes[at];
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&node.log).expect("a log file");
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&node.log)
+            .expect("a log file");
         let child = reelkv()
-            .args(["node", "start", "--listen", &node.addr, "--http", &node.http, "--join", &join])
+            .args([
+                "node", "start", "--listen", &node.addr, "--http", &node.http, "--join", &join,
+            ])
             .args(["--zone", &node.zone, "--data-dir"])
             .arg(&node.data_dir)
             .args(more)
@@ -123,14 +129,19 @@ impl Cluster {
         let mut child = self.nodes[at].child.take().expect("the node runs");
         let begun = Instant::now();
         let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("its process can be signalled");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("its process can be signalled");
         let status = child.wait().expect("its process ends");
         (status, begun.elapsed())
     }
 
     /// A command against all nodes.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        reelkv().args(arguments).env("REELKV_ADDR", self.addrs().join(",")).output().expect("the binary starts")
+        reelkv()
+            .args(arguments)
+            .env("REELKV_ADDR", self.addrs().join(","))
+            .output()
+            .expect("the binary starts")
     }
 
     /// The same, with `--json`; panics unless it succeeds.
@@ -148,7 +159,12 @@ impl Cluster {
             if status.status.success() {
                 return;
             }
-            assert!(Instant::now() < deadline, "still not healthy: {}\n{}", told(&status), self.logs());
+            assert!(
+                Instant::now() < deadline,
+                "still not healthy: {}\n{}",
+                told(&status),
+                self.logs()
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -158,7 +174,11 @@ impl Cluster {
         let tail = |node: &NodeProcess| {
             let log = std::fs::read_to_string(&node.log).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
-            format!("--- {}\n{}\n", node.log.display(), lines[lines.len().saturating_sub(40)..].join("\n"))
+            format!(
+                "--- {}\n{}\n",
+                node.log.display(),
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            )
         };
         self.nodes.iter().map(tail).collect()
     }
@@ -183,7 +203,12 @@ impl Drop for Cluster {
 /// Everything a command said.
 pub fn told(output: &Output) -> String {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
+    format!(
+        "{}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    )
 }
 
 /// Waits for a process, at most this long.
@@ -206,7 +231,10 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        for entry in std::fs::read_dir(&dir)
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry").path())
+        {
             match entry.is_dir() {
                 true => dirs.push(entry),
                 false => files.push(entry),

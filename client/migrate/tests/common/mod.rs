@@ -281,7 +281,10 @@ pub fn pagila_or_skip(test: &str) -> Option<PathBuf> {
     // This page is a part of tests of several packages, at different depths.
     let beside = || {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = here.ancestors().find(|dir| dir.join("Cargo.lock").exists()).unwrap_or(here);
+        let root = here
+            .ancestors()
+            .find(|dir| dir.join("Cargo.lock").exists())
+            .unwrap_or(here);
         root.join("../shared/pagila")
     };
     let directory = std::env::var_os("REELKV_PAGILA_DIR").map_or_else(beside, PathBuf::from);

@@ -1,0 +1,721 @@
+//! What a node lost is put back: a tree, an entry of its log, all of it. And what goes on while
+//! the meta shard does not.
+//!
+//! Every page is one story in virtual time on a simulated cluster of three nodes, told for several
+//! seeds: `REELKV_PAGE_SEEDS=50` sets how many (default 3), `REELKV_SEED=7` runs that one alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use reelkv::clock::now;
+use reelkv::disk::Mode;
+use reelkv::disk::sim::SimDisk;
+use reelkv::rpc::handler::AdminHandler;
+use reelkv::server::Front;
+use reelkv::wal::{GroupId, Identity, Vote, Wal, WalConfig};
+use reelkv_jepsen::sim::{Cluster, Network, Settings};
+use reelkv_proto::v1::{self, request::Op, response};
+
+/// The shard of the directory.
+const META_SHARD: u64 = 1;
+const VICTIM: usize = 1;
+const WAL_DIR: &str = "/data/wal";
+
+/// Runs a page for some seeds; a failure says which.
+fn page<Story>(name: &str, story: impl Fn(World) -> Story)
+where
+    Story: Future<Output = anyhow::Result<()>>,
+{
+    let seeds = match number("REELKV_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("REELKV_PAGE_SEEDS").unwrap_or(3),
+    };
+    for seed in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let outcome = runtime.block_on(async { story(World::start(seed).await?).await });
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        if let Err(error) = outcome {
+            panic!(
+                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test replacement {name}"
+            );
+        }
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
+/// A cluster and what clients were told is in it.
+struct World {
+    seed: u64,
+    cluster: Cluster,
+    client: Client,
+    acknowledged: BTreeMap<Bytes, Bytes>,
+    next: u64,
+}
+
+/// Sends single requests, to any node; knows no map.
+#[derive(Clone)]
+struct Client {
+    network: Network,
+    addrs: Vec<String>,
+    keyspace_id: u32,
+}
+
+/// Keys spread over the first byte, and so over the shards.
+fn key(number: u64) -> Bytes {
+    let mut key = vec![(number * 41 % 256) as u8];
+    key.extend(number.to_be_bytes());
+    key.into()
+}
+
+fn value(number: u64) -> Bytes {
+    format!("<the value of {number:08}>").repeat(4).into()
+}
+
+impl Client {
+    /// One attempt at one node; `None` when it was not done or nobody knows.
+    async fn once(&self, addr: &str, op: Op) -> Option<response::Result> {
+        let request = v1::Request {
+            id: 1,
+            timeout_ms: 3_000,
+            op: Some(op),
+        };
+        let response =
+            tokio::time::timeout(Duration::from_millis(3_500), self.network.request(addr, request)).await;
+        match response.ok().flatten()?.result? {
+            response::Result::Error(_) => None,
+            result => Some(result),
+        }
+    }
+
+    fn put_op(&self, key: &Bytes, value: &Bytes) -> Op {
+        let client_crc = Some(reelkv_proto::checksum::client_crc(self.keyspace_id, key, value));
+        let (key, value, keyspace_id) = (key.clone(), value.clone(), self.keyspace_id);
+        Op::Put(v1::PutRequest {
+            keyspace_id,
+            key,
+            value,
+            client_crc,
+            ..Default::default()
+        })
+    }
+
+    fn get_op(&self, key: &Bytes) -> Op {
+        Op::Get(v1::GetRequest {
+            keyspace_id: self.keyspace_id,
+            key: key.clone(),
+            ..Default::default()
+        })
+    }
+
+    /// Tries an operation at one node after the other for at most `limit`.
+    async fn insist(&self, addrs: &[String], op: Op, limit: Duration) -> anyhow::Result<response::Result> {
+        let deadline = now() + limit;
+        for attempt in 0.. {
+            if let Some(result) = self.once(&addrs[attempt % addrs.len()], op.clone()).await {
+                return Ok(result);
+            }
+            ensure!(now() < deadline, "not done within {limit:?}: {op:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        unreachable!("the attempts end at the deadline")
+    }
+
+    /// Reads a key at one of `addrs`.
+    async fn get(&self, addrs: &[String], key: &Bytes, limit: Duration) -> anyhow::Result<Option<Bytes>> {
+        match self.insist(addrs, self.get_op(key), limit).await? {
+            response::Result::Get(get) => Ok(get.record.map(|record| record.value)),
+            other => bail!("a read was answered by {other:?}"),
+        }
+    }
+}
+
+impl World {
+    async fn start(seed: u64) -> anyhow::Result<Self> {
+        let mut cluster = Cluster::new(Settings::default(), seed);
+        let keyspace = cluster.start("replacement").await?;
+        let client = Client {
+            network: cluster.network().clone(),
+            addrs: cluster.addrs(),
+            keyspace_id: keyspace.keyspace_id,
+        };
+        let mut world = Self {
+            seed,
+            cluster,
+            client,
+            acknowledged: BTreeMap::new(),
+            next: 1,
+        };
+        world.healthy().await?;
+        world.write(60).await?;
+        Ok(world)
+    }
+
+    /// Writes fresh keys, each within ten seconds.
+    async fn write(&mut self, count: u64) -> anyhow::Result<()> {
+        let addrs = self.client.addrs.clone();
+        self.write_through(&addrs, count).await
+    }
+
+    async fn write_through(&mut self, addrs: &[String], count: u64) -> anyhow::Result<()> {
+        for _ in 0..count {
+            let (key, value) = (key(self.next), value(self.next));
+            self.next += 1;
+            self.client
+                .insist(addrs, self.client.put_op(&key, &value), Duration::from_secs(10))
+                .await?;
+            self.acknowledged.insert(key, value);
+        }
+        Ok(())
+    }
+
+    /// Everything acknowledged can be read through any of the nodes.
+    async fn read_all_through(&self, addrs: &[String]) -> anyhow::Result<()> {
+        for (key, value) in &self.acknowledged {
+            let found = self.client.get(addrs, key, Duration::from_secs(10)).await?;
+            ensure!(
+                found.as_ref() == Some(value),
+                "{key:?} was acknowledged as {value:?} and is {found:?}"
+            );
+        }
+        Ok(())
+    }
+
+    fn front(&self, position: usize) -> anyhow::Result<Front> {
+        Ok(Front(
+            self.cluster
+                .node(position)
+                .with_context(|| format!("node {position} is off"))?,
+        ))
+    }
+
+    async fn node_status(&self, position: usize) -> anyhow::Result<v1::NodeStatus> {
+        self.front(position)?
+            .node_status()
+            .await
+            .map_err(|error| anyhow::anyhow!(error.message))
+    }
+
+    /// Waits until every node says that nothing is wrong, for at most two minutes.
+    async fn healthy(&self) -> anyhow::Result<()> {
+        let deadline = now() + Duration::from_secs(120);
+        for position in 0..self.client.addrs.len() {
+            loop {
+                let status = self.front(position)?.cluster_status().await;
+                let status = status.map_err(|error| anyhow::anyhow!(error.message))?;
+                if status.health() == v1::Health::Ok {
+                    break;
+                }
+                if now() > deadline {
+                    let damage = self.node_status(VICTIM).await?.damage;
+                    let open: Vec<_> = damage.iter().filter(|event| event.repaired_at_ms == 0).collect();
+                    bail!(
+                        "node {position} says: {}; open damage of the victim: {open:#?}",
+                        status.summary
+                    );
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of every page: all is well, the replicas agree, and nothing acknowledged is missing.
+    async fn ends_well(&mut self) -> anyhow::Result<()> {
+        self.healthy().await?;
+        self.write(20).await?;
+        let shards = self.cluster.agree().await?;
+        ensure!(shards > 3, "only {shards} shards were compared");
+        self.read_all_through(&self.client.addrs).await
+    }
+
+    /// Time for checkpoints to be made and the log to go idle.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+}
+
+#[test]
+fn lost_trees_are_reported_and_refilled() {
+    page("lost_trees_are_reported_and_refilled", |mut world| async move {
+        world.settle().await;
+        ensure!(world.cluster.crash(VICTIM), "the victim was off");
+        let device = world.cluster.device(VICTIM).clone();
+        let lost: BTreeSet<u64> = device.trees().into_iter().map(|tree| tree.shard_id).collect();
+        ensure!(
+            lost.len() > 3 && lost.contains(&META_SHARD),
+            "trees of the shards {lost:?} only"
+        );
+        for tree in device.trees() {
+            ensure!(device.lose(tree), "{tree} was there");
+        }
+        world.write(30).await?;
+        world.cluster.start_node(VICTIM).await?;
+        let damage = world.node_status(VICTIM).await?.damage;
+        let reported: BTreeSet<u64> = damage
+            .iter()
+            .filter(|event| event.structure == "tree")
+            .map(|event| event.shard_id)
+            .collect();
+        ensure!(reported == lost, "lost were {lost:?}, reported {reported:?}");
+        world.ends_well().await?;
+        let damage = world.node_status(VICTIM).await?.damage;
+        ensure!(
+            damage.iter().all(|event| event.repaired_at_ms > 0),
+            "not marked repaired: {damage:#?}"
+        );
+        ensure!(
+            device.trees().len() >= lost.len(),
+            "new trees for all that were lost"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn damaged_records_at_rest_are_found_and_refilled() {
+    page(
+        "damaged_records_at_rest_are_found_and_refilled",
+        |mut world| async move {
+            world.settle().await;
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            let device = world.cluster.device(VICTIM).clone();
+            let damaged: BTreeSet<u64> = device
+                .trees()
+                .into_iter()
+                .filter(|tree| device.damage_record(*tree, 5).is_some())
+                .map(|tree| tree.shard_id)
+                .collect();
+            ensure!(damaged.len() >= 3, "records of the shards {damaged:?} only");
+            world.cluster.start_node(VICTIM).await?;
+            // Comparing replicas reads everything: by then at the latest it is found.
+            world.ends_well().await?;
+            let damage = world.node_status(VICTIM).await?.damage;
+            let found: BTreeSet<u64> = damage
+                .iter()
+                .filter(|event| event.structure == "tree")
+                .map(|event| event.shard_id)
+                .collect();
+            ensure!(damaged == found, "damaged were {damaged:?}, found {damage:#?}");
+            ensure!(
+                damage.iter().all(|event| event.repaired_at_ms > 0),
+                "not marked repaired: {damage:#?}"
+            );
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn a_node_that_lost_everything_returns_as_a_new_one() {
+    page(
+        "a_node_that_lost_everything_returns_as_a_new_one",
+        |mut world| async move {
+            // New replicas are sent the log from its beginning, or a view once that is purged: both.
+            if world.seed > 0 {
+                world.write(600).await?;
+                world.settle().await;
+            }
+            let purged = purged_shards(&world)?;
+            ensure!(
+                (world.seed > 0) == (purged >= 3),
+                "seed {}: {purged} data shards are purged",
+                world.seed
+            );
+            let addr = world.client.addrs[VICTIM].clone();
+            let replicas_before = replicas_at(&world, &addr)?;
+            let node_before = world
+                .cluster
+                .node(VICTIM)
+                .and_then(|node| node.member())
+                .context("a member")?
+                .node_id();
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            world.write(30).await?;
+            world.cluster.wipe(VICTIM);
+            world.cluster.start_node(VICTIM).await?;
+            let node = world.cluster.node(VICTIM).context("it was started")?;
+            let joined = tokio::time::timeout(Duration::from_secs(30), node.joined()).await;
+            joined.context("the cluster does not take it in")?;
+            let node_after = node.member().context("a member")?.node_id();
+            ensure!(
+                node_after > node_before,
+                "node {node_before} came back as {node_after}"
+            );
+            replaced(&world, &replicas_before, node_after).await?;
+            world.ends_well().await
+        },
+    );
+}
+
+/// How many data shards have let the beginning of their log go on node 1.
+fn purged_shards(world: &World) -> anyhow::Result<usize> {
+    let member = world
+        .cluster
+        .node(0)
+        .and_then(|node| node.member())
+        .context("node 1 is a member")?;
+    let replicas = member
+        .replicas()
+        .all()
+        .into_iter()
+        .filter(|replica| replica.id().shard_id != META_SHARD);
+    Ok(replicas
+        .filter(|replica| replica.store().group().purged().is_some())
+        .count())
+}
+
+/// The replica of each shard at an address, as node 1 knows it.
+fn replicas_at(world: &World, addr: &str) -> anyhow::Result<BTreeMap<u64, v1::ReplicaDescriptor>> {
+    let directory = world
+        .cluster
+        .node(0)
+        .and_then(|node| node.member())
+        .context("node 1 is a member")?
+        .directory();
+    let here = |shard: &v1::ShardDescriptor| {
+        let replica = shard.replicas.iter().find(|replica| replica.addr == addr)?;
+        Some((shard.shard_id, replica.clone()))
+    };
+    Ok(directory.shards.iter().filter_map(here).collect())
+}
+
+/// Waits until the victim holds a voter under a new id of every shard it held one of.
+async fn replaced(
+    world: &World,
+    before: &BTreeMap<u64, v1::ReplicaDescriptor>,
+    node_id: u64,
+) -> anyhow::Result<()> {
+    ensure!(before.len() > 3, "the victim held {before:?} only");
+    let deadline = now() + Duration::from_secs(120);
+    loop {
+        let after = replicas_at(world, &world.client.addrs[VICTIM])?;
+        let is_new = |(shard_id, old): (&u64, &v1::ReplicaDescriptor)| {
+            after.get(shard_id).is_some_and(|new| {
+                new.replica_id > old.replica_id
+                    && new.node_id == node_id
+                    && new.role() == v1::ReplicaRole::Voter
+            })
+        };
+        if before.iter().all(is_new) {
+            return Ok(());
+        }
+        ensure!(now() < deadline, "before: {before:#?}, after: {after:#?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Where the bytes lie in the log at rest, in the order of segments.
+fn find_in_log(disk: &SimDisk, wanted: &[u8]) -> anyhow::Result<Vec<(PathBuf, usize)>> {
+    let mounted = disk.mount();
+    let mut places = Vec::new();
+    for (path, len) in disk.files() {
+        if path.parent() != Some(Path::new(WAL_DIR))
+            || path.extension().is_none_or(|extension| extension != "wal")
+        {
+            continue;
+        }
+        let mut bytes = vec![0; len];
+        mounted.open(&path, Mode::Read)?.read_at(0, &mut bytes)?;
+        let found = bytes
+            .windows(wanted.len())
+            .enumerate()
+            .filter(|(_, window)| *window == wanted);
+        places.extend(found.map(|(offset, _)| (path.clone(), offset)));
+    }
+    Ok(places)
+}
+
+/// The log as recovery sees it, without touching the machine's disk.
+async fn recover_copy(disk: &SimDisk, identity: Identity) -> anyhow::Result<(Wal, reelkv::wal::Recovery)> {
+    let config = WalConfig {
+        segment_bytes: 256 << 10,
+        ..WalConfig::default()
+    };
+    Ok(Wal::open(disk.copy(1).mount(), PathBuf::from(WAL_DIR), config, identity).await?)
+}
+
+fn votes(wal: &Wal) -> BTreeMap<GroupId, Option<Vote>> {
+    wal.groups()
+        .into_iter()
+        .map(|id| (id, wal.group(id).and_then(|group| group.vote())))
+        .collect()
+}
+
+#[test]
+fn a_damaged_old_payload_of_the_log_is_fetched_again_and_the_vote_kept() {
+    page(
+        "a_damaged_old_payload_of_the_log_is_fetched_again_and_the_vote_kept",
+        |mut world| async move {
+            let wanted = value(world.next);
+            world.write(1).await?;
+            world.write(30).await?; // later batches say that it was synced
+            world.settle().await;
+            let member = world
+                .cluster
+                .node(VICTIM)
+                .and_then(|node| node.member())
+                .context("a member")?;
+            let cluster_id = member.cluster_id()[..].try_into().context("16 bytes")?;
+            let identity = Identity {
+                cluster_id,
+                node_id: member.node_id(),
+            };
+            drop(member);
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+
+            let disk = world.cluster.disk(VICTIM).clone();
+            let before = votes(&recover_copy(&disk, identity).await?.0);
+            let places = find_in_log(&disk, &wanted[..])?;
+            let (segment, offset) = places.first().context("the value is in the log")?;
+            ensure!(disk.corrupt(segment, offset + 9, 0x10), "the byte is there");
+            let (wal, recovery) = recover_copy(&disk, identity).await?;
+            let faulty: Vec<_> = recovery
+                .groups
+                .iter()
+                .filter(|group| !group.faulty.is_empty())
+                .collect();
+            ensure!(
+                faulty.len() == 1 && faulty[0].faulty.len() == 1,
+                "one payload is faulty: {recovery:#?}"
+            );
+            ensure!(
+                !faulty[0].faulty[0].perhaps_torn && faulty[0].damaged.is_empty(),
+                "only a payload: {recovery:#?}"
+            );
+            ensure!(
+                votes(&wal) == before && before.values().all(Option::is_some),
+                "votes are kept: {before:?}"
+            );
+            let (id, log_id) = (faulty[0].id, faulty[0].faulty[0].log_id);
+
+            world.write(10).await?;
+            world.cluster.start_node(VICTIM).await?;
+            world.ends_well().await?;
+            let damage = world.node_status(VICTIM).await?.damage;
+            ensure!(
+                damage
+                    .iter()
+                    .any(|event| event.structure == "wal" && event.shard_id == id.shard_id),
+                "{damage:#?}"
+            );
+            let member = world
+                .cluster
+                .node(VICTIM)
+                .and_then(|node| node.member())
+                .context("a member")?;
+            let replica = member
+                .replicas()
+                .get(id.shard_id)
+                .context("the shard's replica runs")?;
+            ensure!(
+                replica.id() == id,
+                "it keeps its id: {} became {}",
+                id,
+                replica.id()
+            );
+            let group = replica.store().group();
+            ensure!(
+                group.vote().map(|vote| vote.term) >= before[&id].map(|vote| vote.term),
+                "the vote went back"
+            );
+            let healed = group.read(log_id.index, log_id.index + 1, usize::MAX).await?;
+            let holds = |payload: &Bytes| payload.windows(wanted.len()).any(|window| window == &wanted[..]);
+            // It may have been purged since.
+            let purged = group.purged().is_some_and(|purged| purged.index >= log_id.index);
+            ensure!(
+                purged || healed.iter().any(|entry| holds(&entry.payload)),
+                "entry {log_id} was not put back"
+            );
+            ensure!(
+                damage.iter().all(|event| event.repaired_at_ms > 0),
+                "not marked repaired: {damage:#?}"
+            );
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn a_node_whose_log_was_zeroed_gets_new_replicas() {
+    page(
+        "a_node_whose_log_was_zeroed_gets_new_replicas",
+        |mut world| async move {
+            world.settle().await;
+            let addr = world.client.addrs[VICTIM].clone();
+            let replicas_before = replicas_at(&world, &addr)?;
+            let node_id = world
+                .cluster
+                .node(VICTIM)
+                .and_then(|node| node.member())
+                .context("a member")?
+                .node_id();
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            let disk = world.cluster.disk(VICTIM).clone();
+            let segments = disk
+                .files()
+                .into_iter()
+                .map(|(path, _)| path)
+                .filter(|path| path.starts_with(WAL_DIR));
+            let segments: Vec<_> = segments
+                .filter(|path| path.extension().is_some_and(|found| found == "wal"))
+                .collect();
+            ensure!(!segments.is_empty(), "there are segments");
+            for segment in &segments {
+                ensure!(disk.zero(segment), "{segment:?} is there");
+            }
+            world.write(10).await?;
+            world.cluster.start_node(VICTIM).await?;
+            let reported = world.node_status(VICTIM).await?.damage;
+            ensure!(
+                reported.iter().any(|event| event.structure == "wal"),
+                "a zeroed log was not reported: {reported:#?}"
+            );
+            replaced(&world, &replicas_before, node_id).await?;
+            world.ends_well().await
+        },
+    );
+}
+
+#[test]
+fn data_shards_are_served_while_the_meta_shard_is_not() {
+    page(
+        "data_shards_are_served_while_the_meta_shard_is_not",
+        |mut world| async move {
+            world.settle().await;
+            world.cluster.network().silence_shard(META_SHARD);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let silent_since = now();
+            let request = v1::CreateKeyspaceRequest {
+                name: "refused".to_owned(),
+                shards: 1,
+                ..Default::default()
+            };
+            let created = world.front(0)?.create_keyspace(request.clone()).await;
+            ensure!(created.is_err(), "the meta shard still answers");
+
+            // Someone who was never here before: a map from any node, then straight to a leader.
+            let directory = world
+                .front(2)?
+                .directory(v1::GetDirectoryRequest { newer_than: 0 })
+                .await;
+            let directory =
+                directory.map_err(|error| anyhow::anyhow!("no map for a fresh client: {}", error.message))?;
+            ensure!(directory.shards.len() > 3, "{directory:#?}");
+            world.write(20).await?;
+            world.read_all_through(&world.client.addrs).await?;
+
+            // A node that leads data shards loses its power: others lead them instead.
+            let killed = data_leader(&world).await?;
+            let led_before = leads(&world, killed).await?;
+            ensure!(world.cluster.crash(killed), "it was off");
+            let mut others = world.client.addrs.clone();
+            let own = vec![others.remove(killed)];
+            world.write_through(&others, 20).await?;
+            world.read_all_through(&others).await?;
+            let mut led_now = BTreeSet::new();
+            for position in (0..world.client.addrs.len()).filter(|position| *position != killed) {
+                led_now.extend(leads(&world, position).await?);
+            }
+            ensure!(
+                led_before.is_subset(&led_now),
+                "{led_before:?} lost their leader, now led: {led_now:?}"
+            );
+
+            // It comes back, meta shard or not.
+            world.cluster.start_node(killed).await?;
+            world.write_through(&own, 20).await?;
+            world.read_all_through(&own).await?;
+            let silence = Duration::from_secs(60).saturating_sub(silent_since.elapsed());
+            tokio::time::sleep(silence).await;
+            world.write(20).await?;
+            let created = world.front(0)?.create_keyspace(request).await;
+            ensure!(created.is_err(), "the meta shard answered though it was silenced");
+            world.cluster.network().heal();
+            world.ends_well().await
+        },
+    );
+}
+
+/// Data shards a node leads.
+async fn leads(world: &World, position: usize) -> anyhow::Result<BTreeSet<u64>> {
+    let replicas = world.node_status(position).await?.replicas;
+    let led = replicas
+        .iter()
+        .filter(|replica| replica.is_leader && replica.shard_id != META_SHARD);
+    Ok(led.map(|replica| replica.shard_id).collect())
+}
+
+/// A node that leads data shards, the one with the most.
+async fn data_leader(world: &World) -> anyhow::Result<usize> {
+    let mut most = (0, 0);
+    for position in 0..world.client.addrs.len() {
+        most = most.max((leads(world, position).await?.len(), position));
+    }
+    ensure!(most.0 > 0, "no node leads a data shard");
+    Ok(most.1)
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_power_cut_of_all_nodes_under_load() {
+    page(
+        "what_was_acknowledged_survives_a_power_cut_of_all_nodes_under_load",
+        |mut world| async move {
+            for round in 0..3 {
+                let written = Arc::new(Mutex::new(BTreeMap::new()));
+                let writers: Vec<_> = (0..8)
+                    .map(|writer| {
+                        let first = 1_000_000 * (1 + writer + 8 * round);
+                        tokio::spawn(write_on(world.client.clone(), first, written.clone()))
+                    })
+                    .collect();
+                tokio::time::sleep(Duration::from_millis(1_500 + 377 * round)).await;
+                for position in 0..world.client.addrs.len() {
+                    ensure!(world.cluster.crash(position), "node {position} was off");
+                }
+                for writer in writers {
+                    writer.abort();
+                    let _ = writer.await; // cut off in mid-write
+                }
+                let written = std::mem::take(&mut *written.lock());
+                ensure!(
+                    written.len() > 200,
+                    "round {round}: only {} writes were acknowledged",
+                    written.len()
+                );
+                world.acknowledged.extend(written);
+                for position in 0..world.client.addrs.len() {
+                    world.cluster.start_node(position).await?;
+                }
+                world
+                    .read_all_through(&world.client.addrs)
+                    .await
+                    .with_context(|| format!("round {round}"))?;
+            }
+            world.ends_well().await
+        },
+    );
+}
+
+/// Writes one fresh key after the other and remembers what was acknowledged.
+async fn write_on(client: Client, first: u64, written: Arc<Mutex<BTreeMap<Bytes, Bytes>>>) {
+    for number in first.. {
+        let (key, value) = (key(number), value(number));
+        let addr = &client.addrs[number as usize % client.addrs.len()];
+        if client.once(addr, client.put_op(&key, &value)).await.is_some() {
+            written.lock().insert(key, value);
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
