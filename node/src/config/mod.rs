@@ -73,10 +73,10 @@ pub(crate) struct Settings {
     /// Longest time between checkpoints of a tree that is written to [default: 30s]
     #[arg(long, env = "REELKV_CHECKPOINT_INTERVAL", value_name = "DURATION")]
     checkpoint_interval: Option<Text>,
-    /// How often a leader shows that it lives, in milliseconds [default: 300]
+    /// How often a leader shows that it lives, in milliseconds [default: 200]
     #[arg(long, env = "REELKV_HEARTBEAT_MS", value_name = "MS")]
     heartbeat_ms: Option<Text>,
-    /// Shortest silence of a leader before another is elected, in milliseconds [default: 1000]
+    /// Shortest silence of a leader before another is elected, in milliseconds [default: 550]
     #[arg(long, env = "REELKV_ELECTION_TIMEOUT_MS", value_name = "MS")]
     election_timeout_ms: Option<Text>,
     /// How long a replica may be missing on a live node before it is replaced [default: 30s]

@@ -9,18 +9,19 @@ use openraft::{Config, SnapshotPolicy};
 pub struct RaftTimes {
     /// How often a leader shows that it lives.
     pub heartbeat_interval_ms: u64,
-    /// Shortest wait before a replica campaigns.
+    /// Shortest wait before a replica campaigns, once the leader's lease is over.
     pub election_timeout_min_ms: u64,
-    /// Longest such wait; also the leader lease.
+    /// Longest such wait; also the lease. So another leader is elected between the sum of both and
+    /// twice this one after the last sign of life.
     pub election_timeout_max_ms: u64,
 }
 
 impl Default for RaftTimes {
     fn default() -> Self {
         Self {
-            heartbeat_interval_ms: 300,
-            election_timeout_min_ms: 1_000,
-            election_timeout_max_ms: 1_800,
+            heartbeat_interval_ms: 200,
+            election_timeout_min_ms: 550,
+            election_timeout_max_ms: 990,
         }
     }
 }

@@ -18,7 +18,7 @@ type Waiting = oneshot::Sender<Result<(), v1::Error>>;
 /// Reads waiting at a time; each is bounded by its caller's deadline.
 const WAITING_MAX: usize = 65_536;
 /// A round without a quorum's answer ends after this long; callers try again until their deadline.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The barrier before a read: once passed, this replica led the shard at a moment after the read
 /// began, and has applied everything committed before that moment.
@@ -71,7 +71,16 @@ async fn round(raft: &Raft, shard_id: ShardId) -> Result<(), v1::Error> {
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
             Err(hint::forward(shard_id, &to))
         }
-        Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
+        Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
+            Err(error::unavailable(format!("shard {shard_id} has no quorum")))
+        }
+        Err(_) => {
+            let seconds = ROUND_TIMEOUT.as_secs();
+            tracing::warn!(
+                shard_id,
+                seconds,
+                "no quorum confirmed this leader, or it is behind"
+            );
             Err(error::unavailable(format!("shard {shard_id} has no quorum")))
         }
         Ok(Err(RaftError::Fatal(fatal))) => Err(error::unavailable(format!(

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -18,6 +19,8 @@ const BLOCK_BYTES: u64 = 4_096;
 /// Trees that are damaged, and the most tables in each of them.
 const TREES_MAX: usize = 2;
 const TABLES_MAX: usize = 3;
+/// A checkpoint is complete this long after its tables are written.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Places in a table.
 const BLOCKS_PER_TABLE: usize = 2;
 
@@ -72,6 +75,14 @@ pub(super) fn tables(data_dir: &Path) -> io::Result<Vec<TableFile>> {
         }
     }
     Ok(tables)
+}
+
+/// Whether a table was written long enough ago to be part of a checkpoint: one that was written as
+/// the node was killed is deleted unread when it starts again, whatever is in it.
+pub(super) fn is_settled(data_dir: &Path, table: &TableFile, now_ms: u64) -> bool {
+    let modified = std::fs::metadata(data_dir.join(&table.path)).and_then(|metadata| metadata.modified());
+    let since_1970 = modified.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    since_1970.is_some_and(|at| at + SETTLED_AFTER <= Duration::from_millis(now_ms))
 }
 
 /// `s2-r1-g3` → (2, 1, 3).

@@ -60,6 +60,8 @@ async fn await_tables(nodes: &Nodes, at: usize, tell: Tell<'_>) -> anyhow::Resul
         let tables =
             damage::tables(&node.data_dir).with_context(|| format!("looking at {}'s store", node.name))?;
         if !damage::choose(&tables, 0).is_empty() {
+            // Until the checkpoint that wrote them is complete, they belong to nothing.
+            tokio::time::sleep(2 * damage::SETTLED_AFTER).await;
             return Ok(());
         }
         anyhow::ensure!(
@@ -137,8 +139,10 @@ fn overwrite(
     tell: Tell<'_>,
 ) -> anyhow::Result<Vec<Fault>> {
     let node = &nodes.all[at];
-    let tables =
+    let mut tables =
         damage::tables(&node.data_dir).with_context(|| format!("looking at {}'s store", node.name))?;
+    let now_ms = SystemClock.wall_ms();
+    tables.retain(|table| damage::is_settled(&node.data_dir, table, now_ms));
     let mut faults = Vec::new();
     for place in damage::choose(&tables, seed) {
         let at_ms = SystemClock.wall_ms();

@@ -116,7 +116,17 @@ impl NodeProcess {
         let mut command = Command::new(&self.program);
         command.args(["node", "start", "--data-dir"]).arg(&self.data_dir);
         command.args([
-            "--listen", &self.addr, "--http", &self.http, "--join", join, "--zone", &self.zone,
+            "--listen",
+            &self.addr,
+            "--http",
+            &self.http,
+            "--join",
+            join,
+            "--zone",
+            &self.zone,
+            // Soon, so that there is a table to damage.
+            "--checkpoint-interval",
+            "5s",
         ]);
         command
             .stdin(Stdio::null())

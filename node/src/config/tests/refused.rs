@@ -81,7 +81,7 @@ fn every_refused_value_is_answered_with_its_flag_and_the_reason() {
         ("--replace-after=soon", "--replace-after: \"soon\" is not a duration"),
         ("--heartbeat-ms=5", "--heartbeat-ms: 5 is not between 10 and 10000"),
         ("--heartbeat-ms=30s", "--heartbeat-ms: \"30s\" is not a whole number (of milliseconds)"),
-        ("--heartbeat-ms=1000", "--heartbeat-ms: 1000 must be less than --election-timeout-ms, which is 1000"),
+        ("--heartbeat-ms=550", "--heartbeat-ms: 550 must be less than --election-timeout-ms, which is 550"),
         ("--election-timeout-ms=+500", "--election-timeout-ms: \"+500\" is not a whole number"),
         ("--election-timeout-ms=200000", "--election-timeout-ms: 200000 is not between 50 and 100000"),
         ("--log-level=inof", "--log-level: \"inof\" is not a level"),
