@@ -283,6 +283,45 @@ fn lost_trees_are_reported_and_refilled() {
     });
 }
 
+/// An old copy of a directory has forgotten what it acknowledged. Whoever leads notices, and the
+/// replicas come back under new numbers.
+#[test]
+fn an_old_copy_of_a_log_is_noticed_and_its_replicas_replaced() {
+    page(
+        "an_old_copy_of_a_log_is_noticed_and_its_replicas_replaced",
+        |mut world| async move {
+            world.settle().await;
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            let old = world.cluster.disk(VICTIM).copy(world.seed);
+            world.cluster.start_node(VICTIM).await?;
+            world.healthy().await?;
+            world.write(300).await?;
+            let before = replica_ids(&world.node_status(VICTIM).await?);
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            world.cluster.put_back(VICTIM, old);
+            world.cluster.start_node(VICTIM).await?;
+            let deadline = now() + Duration::from_secs(60);
+            while replica_ids(&world.node_status(VICTIM).await?)
+                .iter()
+                .filter(|(shard, id)| before.get(shard) != Some(id))
+                .count()
+                < 3
+            {
+                ensure!(now() < deadline, "the old replicas are still there");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            world.ends_well().await
+        },
+    );
+}
+
+fn replica_ids(status: &v1::NodeStatus) -> BTreeMap<u64, u64> {
+    let replicas = status.replicas.iter();
+    replicas
+        .map(|replica| (replica.shard_id, replica.replica_id))
+        .collect()
+}
+
 #[test]
 fn damaged_records_at_rest_are_found_and_refilled() {
     page(

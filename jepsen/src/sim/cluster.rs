@@ -166,6 +166,12 @@ impl Cluster {
         self.machines[position].device = Arc::new(MemoryDevice::default());
     }
 
+    /// Puts another disk into a machine that is off; its trees are gone.
+    pub fn put_back(&mut self, position: usize, disk: SimDisk) {
+        self.machines[position].disk = disk;
+        self.machines[position].device = Arc::new(MemoryDevice::default());
+    }
+
     /// A machine's disk.
     pub fn disk(&self, position: usize) -> &SimDisk {
         &self.machines[position].disk

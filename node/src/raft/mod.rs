@@ -29,7 +29,7 @@ pub use config::{RaftTimes, config};
 pub use log_store::LogStore;
 pub use mark::ReplicaMark;
 pub use metrics::metrics;
-pub use network::{Network, PeerEvents, handle_message, offered, snapshot_response};
+pub use network::{Acknowledged, Network, PeerEvents, handle_message, offered, snapshot_response};
 pub use replica_store::{AppliedPayload, CheckpointOutcome, Refill, ReplicaStore, StoreParts, Trust};
 pub use state_machine::{SnapshotData, StateMachine};
 pub use types::{EntryOutcome, PeerNode, Raft, RaftEntry, RaftLogId, RaftMembership, RaftVote, TypeConfig};

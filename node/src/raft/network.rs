@@ -1,5 +1,6 @@
 //! A replica's side of the conversation with the shard's other replicas.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
 use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1::{self, raft_request, raft_response};
 
@@ -53,6 +55,34 @@ pub struct Network {
     pub views: Arc<OpenViews>,
     /// Who hears of followers that lost their log.
     pub events: Arc<dyn PeerEvents>,
+    /// What followers have acknowledged.
+    pub acknowledged: Arc<Acknowledged>,
+}
+
+/// The last entry each follower acknowledged to this leader in its present term. openraft keeps
+/// several clients for one follower and makes new ones; what one of them was told, all must know:
+/// a denial that reaches openraft ends the leader's core.
+#[derive(Debug, Default)]
+pub struct Acknowledged(Mutex<HashMap<ReplicaId, (u64, RaftLogId)>>);
+
+impl Acknowledged {
+    fn note(&self, follower: ReplicaId, term: u64, upto: Option<RaftLogId>) {
+        let Some(upto) = upto else { return };
+        let mut acknowledged = self.0.lock();
+        match acknowledged.get_mut(&follower) {
+            Some((known_term, known)) if *known_term == term => *known = upto.max(*known),
+            _ => {
+                acknowledged.insert(follower, (term, upto));
+            }
+        }
+    }
+
+    /// Whether a follower has acknowledged an entry, in this term, at or after `index`.
+    fn covers(&self, follower: ReplicaId, term: u64, index: u64) -> bool {
+        let acknowledged = self.0.lock();
+        let known = acknowledged.get(&follower);
+        known.is_some_and(|(known_term, upto)| *known_term == term && index <= upto.index)
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -63,18 +93,15 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             network: self.clone(),
             to: target,
             addr: node.addr.clone(),
-            matched: None,
         }
     }
 }
 
-/// A client to one replica, for one term of the local leader.
+/// A client to one replica.
 pub struct PeerClient {
     network: Network,
     to: ReplicaId,
     addr: String,
-    /// The last entry this replica has acknowledged to this client.
-    matched: Option<RaftLogId>,
 }
 
 impl PeerClient {
@@ -104,8 +131,8 @@ impl PeerClient {
     }
 
     /// Notices a follower that denies what it had acknowledged.
-    fn check_conflict(&mut self, prev: Option<RaftLogId>) -> Rpc<()> {
-        let lost = matches!((self.matched, prev), (Some(matched), Some(prev)) if prev.index <= matched.index);
+    fn check_conflict(&self, term: u64, prev: Option<RaftLogId>) -> Rpc<()> {
+        let lost = prev.is_some_and(|prev| self.network.acknowledged.covers(self.to, term, prev.index));
         if lost {
             self.network.events.lost_log(self.to);
             return Err(unreachable_because(
@@ -125,6 +152,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let prev = rpc.prev_log_id;
+        let term = rpc.vote.leader_id.term;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
         let body = raft_request::Body::Append(v1::AppendEntriesRequest {
             vote: Some(vote_to_wire(&rpc.vote)),
@@ -142,16 +170,16 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             .ok_or_else(|| network_error(&invalid("an empty append's answer")))?;
         Ok(match answer {
             Answer::Success(_) => {
-                self.matched = self.matched.max(last);
+                self.network.acknowledged.note(self.to, term, last);
                 AppendEntriesResponse::Success
             }
             Answer::PartialSuccess(partial) => {
                 let matching = id_from_wire(partial.matching);
-                self.matched = self.matched.max(matching);
+                self.network.acknowledged.note(self.to, term, matching);
                 AppendEntriesResponse::PartialSuccess(matching)
             }
             Answer::Conflict(_) => {
-                self.check_conflict(prev)?;
+                self.check_conflict(term, prev)?;
                 AppendEntriesResponse::Conflict
             }
             Answer::HigherVote(vote) => {

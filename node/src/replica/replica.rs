@@ -98,6 +98,7 @@ impl Replica {
             transport: context.transport.clone(),
             views: views.clone(),
             events: lost_logs.clone(),
+            acknowledged: Arc::default(),
         };
         let refilling = store.trust() == Trust::Refilling;
         let applied = store.with_control(|control| control.applied());

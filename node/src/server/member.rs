@@ -16,7 +16,7 @@ use super::directory::DirectoryCopy;
 use super::driver::Driver;
 use super::identity::Identity;
 use super::node::{Node, NodeOptions, OpenError};
-use super::{driver, meta};
+use super::{driver, lost, meta};
 use crate::clock::{Instant, SharedClock, now};
 use crate::health::Health;
 use crate::raft::transport::SharedTransport;
@@ -157,6 +157,8 @@ impl Member {
             .spawn(meta::follow_directory(self.clone(), stop.clone()));
         self.tasks
             .spawn(driver::run(Driver::new(self.clone()), stop.clone()));
+        self.tasks
+            .spawn(lost::replace_lost(self.clone(), stop.clone()));
         self.tasks.close();
     }
 

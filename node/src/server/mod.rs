@@ -7,7 +7,8 @@
 //! - `execute` turns requests into reads and writes of a replica; `route` finds the replica.
 //! - `meta` reads and changes the directory on the meta shard.
 //! - `bootstrap` makes a cluster; `keyspaces` cuts empty ranges for new tables.
-//! - `driver` runs where the meta shard's leader is and carries out what `placement` decides.
+//! - `driver` runs where the meta shard's leader is and carries out what `placement` decides; `lost`
+//!   runs on every node and replaces followers that lost their log.
 //! - `peers` answers other nodes, `admin` answers operators, `status` says how things are, `page`
 //!   says it in figures.
 
@@ -18,6 +19,7 @@ mod driver;
 mod execute;
 mod identity;
 mod keyspaces;
+mod lost;
 mod member;
 mod meta;
 mod node;

@@ -165,7 +165,10 @@ impl Member {
         let removed = self.replicas.remove(id).await;
         removed.map_err(|failed| error::internal(format!("removing a replica: {failed}")))?;
         self.lost.lock().remove(&id);
-        self.health.repaired(id.shard_id, "wal");
+        // What was damaged is gone with it.
+        for structure in ["wal", "tree"] {
+            self.health.repaired(id.shard_id, structure);
+        }
         Ok(())
     }
 
