@@ -157,8 +157,7 @@ impl Member {
             .spawn(meta::follow_directory(self.clone(), stop.clone()));
         self.tasks
             .spawn(driver::run(Driver::new(self.clone()), stop.clone()));
-        self.tasks
-            .spawn(lost::replace_lost(self.clone(), stop.clone()));
+        self.tasks.spawn(lost::replace_lost(self.clone(), stop.clone()));
         self.tasks.close();
     }
 
