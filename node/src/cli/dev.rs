@@ -60,7 +60,9 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let mut nodes = Vec::new();
     let addrs: Vec<_> = configs.iter().map(|config| config.options.addr.clone()).collect();
     for config in configs {
-        nodes.push(NodeProcess::start(config.options, config.listen, config.http).await?);
+        let started = NodeProcess::start(config.options, config.listen, config.http).await;
+        // Its text names the cause already.
+        nodes.push(started.map_err(|error| anyhow::anyhow!(error.to_string()))?);
     }
     let outcome = tokio::select! {
         () = stopped.wait() => Ok(ExitCode::SUCCESS),

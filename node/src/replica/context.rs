@@ -31,7 +31,7 @@ impl Default for ReplicaSettings {
         Self {
             times: RaftTimes::default(),
             checkpoint_interval_ms: 30_000,
-            wal_bytes_max: 256 << 20,
+            wal_bytes_max: 128 << 20,
             maintenance_interval_ms: 500,
         }
     }
