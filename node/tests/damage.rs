@@ -139,6 +139,7 @@ async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
         cluster.kill(at);
         cluster.start_with(at, &SOON);
     }
+    cluster.await_listening();
     let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
     assert!(init.status.success(), "{}", told(&init));
     tokio::task::block_in_place(|| cluster.await_healthy());
@@ -172,6 +173,7 @@ async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
         cluster.kill(at);
         cluster.start_with(at, &SOON);
     }
+    cluster.await_listening();
     let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
     assert!(init.status.success(), "{}", told(&init));
     tokio::task::block_in_place(|| cluster.await_healthy());

@@ -101,6 +101,7 @@ async fn overwriting_leaves_disks_and_memory_within_their_bounds() {
             ],
         );
     }
+    cluster.await_listening();
     let init = cluster.run(&["cluster", "init", "--shards", "4"]);
     assert!(init.status.success(), "{}", told(&init));
     cluster.await_healthy();

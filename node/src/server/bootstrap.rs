@@ -38,7 +38,11 @@ impl Node {
         let nodes = self.fresh_nodes().await?;
         check(&request, nodes.len())?;
         let cluster_id = self.clock.random_id();
-        let directory = first_directory(&request, cluster_id, nodes.clone());
+        let own = nodes
+            .iter()
+            .position(|node| node.addr == self.options.addr)
+            .unwrap_or(0);
+        let directory = first_directory(&request, cluster_id, nodes.clone(), own);
         for node in &nodes {
             self.bootstrap_node(node, cluster_id, &directory).await?;
         }
@@ -292,10 +296,13 @@ fn check(request: &v1::InitClusterRequest, nodes: usize) -> Result<(), v1::Error
 }
 
 /// The map of a newborn cluster: the meta shard, and data shards that tile the keyspaces' numbers.
+/// The meta shard's first replica, which leads it at birth, is on the node at `own`, which makes the
+/// cluster and writes the map.
 fn first_directory(
     request: &v1::InitClusterRequest,
     cluster_id: [u8; 16],
     nodes: Vec<v1::NodeDescriptor>,
+    own: usize,
 ) -> v1::Directory {
     let epoch = Some(v1::ShardEpoch {
         conf_version: 0,
@@ -322,7 +329,10 @@ fn first_directory(
             start(slot + 1)
         }
     };
-    let meta = shard(0, Bytes::new(), user.clone());
+    let meta = v1::ShardDescriptor {
+        replicas: spread(&nodes, request.replicas as usize, own),
+        ..shard(0, Bytes::new(), user.clone())
+    };
     let data = (0..count).map(|slot| shard(slot + 1, start(slot), end(slot)));
     v1::Directory {
         cluster_id: Bytes::copy_from_slice(&cluster_id),
@@ -362,7 +372,8 @@ mod tests {
                     ..Default::default()
                 })
                 .collect();
-            let directory = first_directory(&v1::InitClusterRequest { shards, replicas: 3 }, [0; 16], nodes);
+            let directory =
+                first_directory(&v1::InitClusterRequest { shards, replicas: 3 }, [0; 16], nodes, 0);
             assert_eq!(directory.shards.len() as u32, shards + 1);
             let mut end = Bytes::new();
             for shard in &directory.shards {
@@ -390,6 +401,7 @@ mod tests {
             },
             [0; 16],
             nodes,
+            0,
         );
         let firsts: Vec<_> = directory.shards[1..]
             .iter()

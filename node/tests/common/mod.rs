@@ -67,7 +67,24 @@ impl Cluster {
         for at in 0..3 {
             cluster.start(at);
         }
+        cluster.await_listening();
         cluster
+    }
+
+    /// Waits until every node takes connections.
+    pub fn await_listening(&self) {
+        let deadline = Instant::now() + HEALTHY_MAX;
+        for node in &self.nodes {
+            while std::net::TcpStream::connect(&node.addr).is_err() {
+                assert!(
+                    Instant::now() < deadline,
+                    "{} does not listen\n{}",
+                    node.addr,
+                    self.logs()
+                );
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     /// A healthy cluster.
