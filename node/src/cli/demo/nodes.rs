@@ -15,8 +15,9 @@ use crate::disk::{Disk, RealDisk};
 pub(super) const NODES: usize = 3;
 /// Ports are looked for from here on, below those the system gives to outgoing connections: one of
 /// those could take a node's port while the node is down.
-const FIRST_PORT: u16 = 10_000;
-const PORTS: u16 = 20_000;
+const FIRST_PORT: u16 = 20_000;
+/// How many demos that run at once have ports of their own.
+const PORT_BLOCKS: u32 = 1_600;
 
 /// A node and, while it runs, its process.
 ///
@@ -44,8 +45,8 @@ pub(super) struct Nodes {
 
 impl Nodes {
     /// Describes nodes that run `program`, with all they keep below `dir`; none is started yet.
-    pub fn prepare(program: &Path, dir: &Path, seed: u64) -> anyhow::Result<Self> {
-        let ports = free_ports(2 * NODES, seed)?;
+    pub fn prepare(program: &Path, dir: &Path) -> anyhow::Result<Self> {
+        let ports = free_ports(std::process::id())?;
         let node = |at: usize| -> io::Result<NodeProcess> {
             let name = format!("n{}", at + 1);
             let data_dir = dir.join(&name);
@@ -161,24 +162,25 @@ fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Ports nobody listens on, tried from a place that the seed chooses.
-fn free_ports(count: usize, seed: u64) -> anyhow::Result<Vec<u16>> {
-    let tried = (0..PORTS).map(|step| FIRST_PORT + ((seed % u64::from(PORTS)) as u16 + step) % PORTS);
-    // All are held until enough are found, so that none is found twice.
-    let free: Vec<_> = tried
-        .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
-        .take(count)
-        .collect();
-    if free.len() < count {
-        bail!(
-            "there are not enough free ports on 127.0.0.1 between {FIRST_PORT} and {}",
-            FIRST_PORT + PORTS
-        );
-    }
-    let ports = free
-        .iter()
-        .map(|listener| listener.local_addr().map(|addr| addr.port()));
-    Ok(ports.collect::<io::Result<_>>()?)
+/// Ports nobody listens on. Each process looks first where no other demo does: a port found free
+/// is only taken once the node runs, and another demo must not find it free until then.
+fn free_ports(process: u32) -> anyhow::Result<[u16; 2 * NODES]> {
+    /// Prime to the number of blocks, so that all are tried, and no neighbour's is the second.
+    const STRIDE: u32 = 367;
+    let blocks = (0..PORT_BLOCKS).map(|attempt| (process + attempt * STRIDE) % PORT_BLOCKS);
+    let mut blocks = blocks.map(|block| {
+        let first = FIRST_PORT + block as u16 * (2 * NODES) as u16;
+        std::array::from_fn(|at| first + at as u16)
+    });
+    let free = |ports: &[u16; 2 * NODES]| {
+        ports
+            .iter()
+            .all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    };
+    blocks.find(free).with_context(|| {
+        let last = u32::from(FIRST_PORT) + PORT_BLOCKS * 2 * NODES as u32 - 1;
+        format!("there are not enough free ports on 127.0.0.1 between {FIRST_PORT} and {last}")
+    })
 }
 
 #[cfg(test)]
@@ -213,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn processes_end_when_killed_or_dropped_in_a_panic_and_one_that_ends_by_itself_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut nodes = Nodes::prepare(&program(dir.path(), "exec sleep 60"), dir.path(), 99).unwrap();
+        let mut nodes = Nodes::prepare(&program(dir.path(), "exec sleep 60"), dir.path()).unwrap();
         let pids: Vec<_> = (0..NODES).map(|at| nodes.start(at).unwrap()).collect();
         assert_eq!(nodes.kill(1).await.unwrap(), pids[1]);
         await_end(pids[1]).await;
@@ -232,7 +234,7 @@ mod tests {
         // In the same test: a program just written cannot be run while another test forks.
         let dir = tempfile::tempdir().unwrap();
         let script = "echo the port is taken >&2; exit 1";
-        let mut nodes = Nodes::prepare(&program(dir.path(), script), dir.path(), 77).unwrap();
+        let mut nodes = Nodes::prepare(&program(dir.path(), script), dir.path()).unwrap();
         await_end(nodes.start(0).unwrap()).await;
         let ended = nodes.ended_by_itself().unwrap().expect("it has ended");
         assert!(
@@ -242,13 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_distinct_and_a_taken_one_is_passed_over() {
-        let taken = free_ports(1, 4_711).unwrap()[0];
-        let _listener = TcpListener::bind(("127.0.0.1", taken)).unwrap();
-        let mut ports = free_ports(6, 4_711).unwrap();
-        assert!(!ports.contains(&taken));
-        ports.sort_unstable();
-        ports.dedup();
-        assert_eq!(ports.len(), 6);
+    fn demos_that_run_at_once_look_for_ports_in_different_places() {
+        let ports: Vec<_> = (4_000..4_100)
+            .map(|process| free_ports(process).unwrap())
+            .collect();
+        let mut all = ports.concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 100 * 2 * NODES);
+
+        let taken = ports[0];
+        let _listener = TcpListener::bind(("127.0.0.1", taken[3])).unwrap();
+        assert!(!free_ports(4_000).unwrap().contains(&taken[3]));
     }
 }

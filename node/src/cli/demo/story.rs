@@ -33,7 +33,7 @@ pub(super) async fn tell(args: &DemoArgs, dir: &Path) -> anyhow::Result<Report> 
     let started = now();
     let show = Show::new(started);
     let program = std::env::current_exe().context("finding this program")?;
-    let mut nodes = Nodes::prepare(&program, dir, args.seed)?;
+    let mut nodes = Nodes::prepare(&program, dir)?;
     show.phase("starting three nodes");
     for at in 0..NODES {
         let pid = nodes.start(at)?;
