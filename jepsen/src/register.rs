@@ -124,6 +124,16 @@ pub async fn run(run: Run) -> anyhow::Result<Report> {
     for key in 0..run.keys {
         final_read(&shared, key).await?;
     }
+    // No node took its own log for that of another: nothing was forgotten in this run.
+    for position in 0..run.settings.nodes {
+        let member = cluster.node(position).and_then(|node| node.member());
+        let number = member.context("a node is no member at the end")?.node_id();
+        anyhow::ensure!(
+            number == position as u64 + 1,
+            "node {} became node {number}",
+            position + 1
+        );
+    }
     let history = std::mem::take(&mut *shared.history.lock());
     judge(&history, run.keys)?;
     for position in 0..run.settings.nodes {

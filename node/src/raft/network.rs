@@ -116,6 +116,7 @@ impl PeerClient {
             cluster_id: self.network.cluster_id.clone(),
             from_node_id: self.network.node_id,
             body: Some(v1::peer_request::Body::Raft(raft)),
+            ..Default::default()
         };
         let response = self
             .network

@@ -128,6 +128,7 @@ async fn ask(
             shard_id,
             log_id: Some(log_id.into()),
         })),
+        ..Default::default()
     };
     match context
         .transport

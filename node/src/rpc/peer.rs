@@ -111,6 +111,7 @@ async fn take(
             Err(error) => {
                 let response = v1::PeerResponse {
                     body: Some(v1::peer_response::Body::Error(error)),
+                    ..Default::default()
                 };
                 tokio::spawn(answer(
                     id,

@@ -82,6 +82,7 @@ impl PeerHandler for Fake {
             };
             v1::PeerResponse {
                 body: Some(peer_response::Body::Hello(hello)),
+                ..Default::default()
             }
         }
         .boxed()

@@ -9,7 +9,7 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::identity::{self, Identity};
 use super::member::Member;
-use super::node::Node;
+use super::node::{Node, Past};
 use crate::clock::now;
 use crate::error;
 use crate::limits::INITIAL_SHARDS_MAX;
@@ -156,7 +156,7 @@ impl Node {
         };
         identity::store(&*self.disk, &self.options.data_dir, &identity)
             .map_err(|failed| error::internal(failed.to_string()))?;
-        let joined = self.become_member(identity, request.directory).await;
+        let joined = self.become_member(identity, request.directory, Past::None).await;
         joined.map_err(|failed| error::internal(failed.to_string()))
     }
 
@@ -204,6 +204,9 @@ impl Member {
         &self,
         request: v1::CreateReplicaRequest,
     ) -> Result<(), v1::Error> {
+        if !self.is_started() {
+            return Err(error::unavailable("this node's log is still being judged"));
+        }
         self.replicas.create(request).await
     }
 
@@ -218,6 +221,7 @@ impl Member {
             cluster_id: self.cluster_id(),
             from_node_id: self.node_id(),
             body: Some(body),
+            ..Default::default()
         };
         let answer = self.transport.call(addr, request, timeout).await;
         match answer

@@ -1,8 +1,8 @@
 //! The node's copy of the map: shards, nodes, keyspaces. It is what lets a node and its clients
 //! read, write and elect while the whole meta shard is down, so it is kept on disk as well.
 //!
-//! File `directory`: CRC-32 of what follows (4 bytes, big endian), then an encoded `Directory`.
-//! A damaged file is dropped: the map is learnt again from other nodes.
+//! File `directory` (`sealed`): an encoded `Directory`. A damaged file is dropped: the map is learnt
+//! again from other nodes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use prost::Message;
 use reelkv_proto::types::{KeyRange, KeyspaceId, NodeId, ShardId};
 use reelkv_proto::v1;
 
-use crate::disk::{SharedDisk, read_file, write_file_atomically};
+use super::sealed;
+use crate::disk::SharedDisk;
 
 /// The node's copy of the directory; a newer version replaces an older one.
 pub(super) struct DirectoryCopy {
@@ -26,11 +27,7 @@ pub(super) struct DirectoryCopy {
 impl DirectoryCopy {
     /// What the disk has, or an empty map.
     pub fn open(disk: SharedDisk, path: PathBuf) -> Self {
-        let stored = read_file(&*disk, &path).ok().and_then(|bytes| {
-            let (crc, body) = bytes.split_at_checked(4)?;
-            let whole = crc == crc32fast::hash(body).to_be_bytes();
-            whole.then(|| v1::Directory::decode(body).ok()).flatten()
-        });
+        let stored = sealed::load(&*disk, &path).and_then(|content| v1::Directory::decode(&content[..]).ok());
         let directory = stored.unwrap_or_default();
         Self {
             disk,
@@ -51,11 +48,7 @@ impl DirectoryCopy {
         if directory.version <= self.get().version {
             return;
         }
-        let mut bytes = vec![0; 4];
-        bytes.extend_from_slice(&directory.encode_to_vec());
-        let crc = crc32fast::hash(&bytes[4..]).to_be_bytes();
-        bytes[..4].copy_from_slice(&crc);
-        if let Err(error) = write_file_atomically(&*self.disk, &self.path, &bytes) {
+        if let Err(error) = sealed::store(&*self.disk, &self.path, &directory.encode_to_vec()) {
             // The copy in memory serves; after a restart the map is learnt again.
             tracing::warn!(%error, "the directory copy could not be written");
         }
@@ -101,7 +94,7 @@ pub(super) fn even_cuts(pieces: u32) -> Vec<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::RealDisk;
+    use crate::disk::{RealDisk, read_file, write_file_atomically};
 
     #[test]
     fn a_newer_map_is_kept_across_restarts_and_an_older_one_ignored() {

@@ -15,14 +15,15 @@ use tokio_util::task::TaskTracker;
 use super::directory::DirectoryCopy;
 use super::driver::Driver;
 use super::identity::Identity;
-use super::node::{Node, NodeOptions, OpenError};
-use super::{driver, lost, meta};
+use super::node::{Node, NodeOptions, OpenError, Past};
+use super::watermarks::{Showing, Watermarks};
+use super::{driver, lost, meta, recall, watermarks};
 use crate::clock::{Instant, SharedClock, now};
 use crate::health::Health;
 use crate::raft::transport::SharedTransport;
 use crate::replica::{ReplicaContext, Replicas, StartOutcome};
 use crate::storage::Storage;
-use crate::wal::{GroupId, Wal};
+use crate::wal::{GroupId, Recovery, Wal};
 
 /// A member of a cluster.
 pub struct Member {
@@ -35,6 +36,10 @@ pub struct Member {
     pub(super) wal: Wal,
     pub(super) replicas: Arc<Replicas>,
     pub(super) directory: DirectoryCopy,
+    pub(super) watermarks: Arc<Watermarks>,
+    /// Replicas that do not run yet: the node does not know whether its log is the newest, or
+    /// opens one after the other.
+    pub(super) starting: Mutex<BTreeSet<GroupId>>,
     /// Replicas that can never run again under their id.
     pub(super) lost: Mutex<BTreeSet<GroupId>>,
     /// Replicas whose logs are being healed from the other voters before they start.
@@ -44,18 +49,22 @@ pub struct Member {
     /// Changes of the directory's shape, one at a time on the meta shard's leader.
     pub(super) reshaping: tokio::sync::Mutex<()>,
     pub(super) started: Instant,
+    /// Set once the log was found whole and its replicas were started.
+    recalled: AtomicBool,
     /// Set when the node is asked to stop: it takes no leadership any more.
     stopping: AtomicBool,
+    /// Ends `tasks`.
+    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Member {
-    /// Opens the log and starts the replicas it knows.
+    /// Opens the log. No replica runs before `start`.
     pub(super) async fn open(
         node: &Arc<Node>,
         identity: Identity,
         directory: Option<v1::Directory>,
-    ) -> Result<Arc<Self>, OpenError> {
+    ) -> Result<(Arc<Self>, Recovery), OpenError> {
         let options = node.options.clone();
         let dir = &options.data_dir;
         let wal_identity = crate::wal::Identity {
@@ -74,40 +83,54 @@ impl Member {
         if let Some(directory) = directory {
             copy.learn(directory);
         }
+        let cluster_id = Bytes::copy_from_slice(&identity.cluster_id);
+        let watermarks = Watermarks::open(node.disk.clone(), dir.join("watermarks"), cluster_id.clone());
+        let watermarks = Arc::new(watermarks);
+        let transport: SharedTransport = Arc::new(Showing {
+            inner: node.transport.clone(),
+            wal: wal.clone(),
+            watermarks: watermarks.clone(),
+        });
         let context = Arc::new(ReplicaContext {
-            cluster_id: Bytes::copy_from_slice(&identity.cluster_id),
+            cluster_id,
             node_id: identity.node_id,
             clock: node.clock.clone(),
             disk: node.disk.clone(),
             storage: storage.clone(),
             wal: wal.clone(),
-            transport: node.transport.clone(),
+            transport: transport.clone(),
             health: node.health.clone(),
             settings: options.replicas.clone(),
         });
+        let known = recovery.groups.iter().map(|group| group.id).collect();
         let member = Arc::new(Self {
             identity,
             options,
             clock: node.clock.clone(),
-            transport: node.transport.clone(),
+            transport,
             health: node.health.clone(),
             storage,
             wal,
             replicas: Replicas::new(context),
             directory: copy,
+            watermarks,
+            starting: Mutex::new(known),
             lost: Mutex::default(),
             healing: Mutex::default(),
             replacing: Mutex::default(),
             reshaping: tokio::sync::Mutex::new(()),
             started: now(),
+            recalled: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            stop: node.stop.child_token(),
             tasks: TaskTracker::new(),
         });
-        member.start_replicas(recovery).await;
-        Ok(member)
+        member.report(&recovery);
+        Ok((member, recovery))
     }
 
-    async fn start_replicas(self: &Arc<Self>, recovery: crate::wal::Recovery) {
+    /// Puts what is wrong with the log on record.
+    fn report(&self, recovery: &Recovery) {
         for damage in &recovery.damage {
             self.health.damaged(v1::DamageEvent {
                 node_id: self.node_id(),
@@ -125,7 +148,14 @@ impl Member {
                 ..Default::default()
             });
         }
+    }
+
+    /// Starts the replicas that the log knows.
+    pub(super) async fn start_replicas(self: &Arc<Self>, recovery: Recovery, stop: &CancellationToken) {
         for group in recovery.groups {
+            if stop.is_cancelled() {
+                return;
+            }
             if !group.damaged.is_empty() {
                 self.lost.lock().insert(group.id);
             } else if group.faulty.is_empty() {
@@ -139,9 +169,16 @@ impl Member {
                     member.healing.lock().remove(&group.id);
                 });
             }
+            self.starting.lock().remove(&group.id);
         }
         // Damage that concerns no replica is gone with the segment it was in.
         self.health.repaired(0, "wal");
+        self.recalled.store(true, Ordering::Release);
+    }
+
+    /// Whether the other nodes found this one's log whole and its replicas were started.
+    pub fn is_started(&self) -> bool {
+        self.recalled.load(Ordering::Acquire)
     }
 
     async fn start_replica(&self, id: GroupId) {
@@ -150,8 +187,18 @@ impl Member {
         }
     }
 
-    /// Starts what a member does besides answering.
-    pub(super) fn start(self: &Arc<Self>, stop: &CancellationToken) {
+    /// Starts what a member does besides answering; first of all, its replicas.
+    pub(super) async fn start(self: &Arc<Self>, node: &Arc<Node>, recovery: Recovery, past: Past) {
+        let stop = &self.stop;
+        match past {
+            Past::None => self.start_replicas(recovery, stop).await,
+            Past::Recorded => {
+                let recall = recall::recall(node.clone(), self.clone(), recovery, stop.clone());
+                self.tasks.spawn(recall);
+            }
+        }
+        self.tasks
+            .spawn(watermarks::keep_and_tell(self.clone(), stop.clone()));
         self.tasks.spawn(self.replicas.clone().supervise(stop.clone()));
         self.tasks
             .spawn(meta::follow_directory(self.clone(), stop.clone()));
@@ -195,9 +242,22 @@ impl Member {
 
     /// Stops replicas and log.
     pub(super) async fn stop(&self) {
-        self.replicas.stop().await;
-        self.wal.close().await;
+        self.stop.cancel();
+        // A replica that is just being started must not escape.
         self.tasks.wait().await;
+        self.replicas.stop().await;
+        self.watermarks.keep().await;
+        self.wal.close().await;
+    }
+
+    /// Addresses of the cluster's other nodes, as far as this one knows.
+    pub(super) fn others(&self) -> Vec<String> {
+        let known = self.directory.get();
+        let others = known
+            .nodes
+            .iter()
+            .filter(|node| node.node_id != self.node_id() && !node.retired);
+        others.map(|node| node.addr.clone()).collect()
     }
 
     /// This node's number.

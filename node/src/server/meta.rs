@@ -148,10 +148,12 @@ impl Member {
             body: Some(peer_request::Body::Directory(v1::PeerDirectoryRequest {
                 newer_than: known.version,
             })),
+            ..Default::default()
         };
         let answer = self.transport.call(addr, request, Duration::from_secs(2)).await;
         if let Ok(v1::PeerResponse {
             body: Some(peer_response::Body::Directory(directory)),
+            ..
         }) = answer
         {
             self.directory.learn(directory);

@@ -4,6 +4,8 @@
 //! - [`Node`] is the process's node, fresh (no cluster yet) or a member of one.
 //! - `identity` is who the node is, kept twice on disk.
 //! - `directory` is the node's copy of the map: enough to route while the meta shard is down.
+//! - `watermarks` remembers how far the other nodes' logs were; `recall` asks them for it when the
+//!   node starts, before anything votes. `sealed` is the form of both files.
 //! - `execute` turns requests into reads and writes of a replica; `route` finds the replica.
 //! - `meta` reads and changes the directory on the meta shard.
 //! - `bootstrap` makes a cluster; `keyspaces` cuts empty ranges for new tables.
@@ -25,8 +27,11 @@ mod meta;
 mod node;
 mod page;
 mod peers;
+mod recall;
 mod route;
+mod sealed;
 mod status;
+mod watermarks;
 
 pub use admin::Front;
 pub use identity::{Identity, IdentityError};

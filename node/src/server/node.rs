@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use reelkv_proto::v1::{self, peer_request, peer_response};
 use tokio::sync::watch;
@@ -78,6 +80,15 @@ pub enum OpenError {
     Storage(#[from] TreeError),
 }
 
+/// Whether a member has been one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It was given its number just now.
+    None,
+    /// Its directory says so; the other nodes may know better.
+    Recorded,
+}
+
 /// A node, fresh or a member of a cluster.
 pub struct Node {
     pub(super) options: NodeOptions,
@@ -90,7 +101,7 @@ pub struct Node {
     joined: watch::Sender<bool>,
     /// Bootstrap and registration, one at a time.
     pub(super) joining: tokio::sync::Mutex<()>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -144,7 +155,7 @@ impl Node {
             _lock: lock,
         });
         match identity {
-            Some(identity) => node.become_member(identity, None).await?,
+            Some(identity) => node.become_member(identity, None, Past::Recorded).await?,
             None => {
                 node.set_leftovers_aside()
                     .map_err(|source| OpenError::Directory { dir, source })?;
@@ -162,7 +173,15 @@ impl Node {
         let leftovers: Vec<_> = entries
             .iter()
             .filter(|entry| {
-                ["wal", "trees", "directory", "identity.1", "identity.2"].contains(&entry.name.as_str())
+                [
+                    "wal",
+                    "trees",
+                    "directory",
+                    "watermarks",
+                    "identity.1",
+                    "identity.2",
+                ]
+                .contains(&entry.name.as_str())
             })
             .collect();
         if leftovers.is_empty() {
@@ -180,7 +199,7 @@ impl Node {
         }
         self.disk.sync_dir(&aside)?;
         self.disk.sync_dir(dir)?;
-        tracing::error!(aside = %aside.display(), "the node's identity is lost; its data was set aside");
+        tracing::error!(aside = %aside.display(), "data of a node that is no more was set aside");
         Ok(())
     }
 
@@ -189,12 +208,50 @@ impl Node {
         self: &Arc<Self>,
         identity: Identity,
         directory: Option<v1::Directory>,
+        past: Past,
     ) -> Result<(), OpenError> {
-        let member = Member::open(self, identity, directory).await?;
+        let (member, recovery) = Member::open(self, identity, directory).await?;
         *self.member.write() = Some(member.clone());
         self.joined.send_replace(true);
-        member.start(&self.stop);
+        member.start(self, recovery, past).await;
         Ok(())
+    }
+
+    /// Gives up a past that the other nodes do not know, or have moved on from: the data is set
+    /// aside, and the node joins again under a new number.
+    pub(super) fn leave_past_behind(
+        self: Arc<Self>,
+        member: Arc<Member>,
+        past: String,
+    ) -> BoxFuture<'static, ()> {
+        async move {
+        let _joining = self.joining.lock().await;
+        *self.member.write() = None;
+        self.joined.send_replace(false);
+        self.health.damaged(v1::DamageEvent {
+            node_id: member.node_id(),
+            structure: "wal".to_owned(),
+            position: past,
+            kind: "outdated".to_owned(),
+            action: "rejoin as a new node".to_owned(),
+            ..Default::default()
+        });
+        member.stop().await;
+        for group in member.wal.groups() {
+            // Nothing of it is used any more.
+            self.health.repaired(group.shard_id, "wal");
+        }
+        match self.set_leftovers_aside() {
+            Ok(()) => {
+                tokio::spawn(self.clone().wait_for_cluster());
+            }
+            Err(error) => {
+                let dir = self.options.data_dir.display();
+                tracing::error!(%dir, %error, "the old data cannot be set aside; start the node with an empty directory");
+            }
+        }
+        }
+        .boxed()
     }
 
     /// Asks the nodes of the join list whether a cluster expects this one, until it is a member.
@@ -261,10 +318,12 @@ impl Node {
             node_id: registered.node_id,
         };
         identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
-        self.become_member(identity, registered.directory)
+        self.become_member(identity, registered.directory, Past::None)
             .await
             .map_err(|e| e.to_string())?;
-        self.health.repaired(0, "identity");
+        for structure in ["identity", "wal"] {
+            self.health.repaired(0, structure);
+        }
         Ok(())
     }
 
@@ -283,6 +342,7 @@ impl Node {
                 .unwrap_or_default(),
             from_node_id: member.map_or(0, |member| member.node_id()),
             body: Some(body),
+            ..Default::default()
         };
         let response = self.transport.call(addr, request, timeout).await;
         match response

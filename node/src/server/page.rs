@@ -27,7 +27,7 @@ use crate::rpc::http::HttpPage;
 
 /// States a replica can be in (`ReplicaStatus.state`), those that run first.
 const RUNNING: [&str; 3] = ["trusted", "refilling", "stopped"];
-const NOT_RUNNING: [&str; 2] = ["healing", "lost"];
+const NOT_RUNNING: [&str; 3] = ["starting", "healing", "lost"];
 
 impl HttpPage for Front {
     fn metrics(&self) -> BoxFuture<'static, String> {

@@ -7,9 +7,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use prost::Message;
-use reelkv_proto::types::ReplicaId;
+use reelkv_proto::types::{NodeId, ReplicaId};
 use reelkv_proto::v1::{self, peer_request, peer_response, raft_request};
 
+use super::directory;
 use super::member::Member;
 use super::node::Node;
 use crate::error;
@@ -28,11 +29,19 @@ impl PeerHandler for Peers {
     fn handle(&self, request: v1::PeerRequest) -> BoxFuture<'static, v1::PeerResponse> {
         let node = self.0.clone();
         async move {
-            let body = node
-                .answer_peer(request)
-                .await
-                .unwrap_or_else(peer_response::Body::Error);
-            v1::PeerResponse { body: Some(body) }
+            // Only what a node of the same cluster shows means anything.
+            let same_cluster = |member: &Arc<Member>| member.cluster_id() == request.cluster_id;
+            let member = node.member().filter(same_cluster);
+            if let Some(member) = &member {
+                member.watermarks.note(request.from_node_id, request.wal_batch);
+            }
+            let body = node.answer_peer(request).await;
+            v1::PeerResponse {
+                body: Some(body.unwrap_or_else(peer_response::Body::Error)),
+                from_node_id: member.as_ref().map_or(0, |member| member.node_id()),
+                // Not before the answer is there: what it promises is in this batch or an earlier one.
+                wal_batch: member.map_or(0, |member| member.wal.batch()),
+            }
         }
         .boxed()
     }
@@ -67,6 +76,7 @@ impl Node {
     ) -> Result<peer_response::Body, v1::Error> {
         use peer_request::Body as Ask;
         use peer_response::Body as Say;
+        let from_node_id = request.from_node_id;
         let body = request
             .body
             .ok_or_else(|| error::invalid("body", "an empty message"))?;
@@ -105,7 +115,7 @@ impl Node {
                 }
             }
             Ask::Status(_) => Ok(Say::Status(self.node_status().await?.encode_to_vec().into())),
-            body => self.require_member()?.answer_change(body).await,
+            body => self.require_member()?.answer_change(body, from_node_id).await,
         }
     }
 }
@@ -114,6 +124,7 @@ impl Member {
     async fn answer_change(
         self: &Arc<Self>,
         body: peer_request::Body,
+        from_node_id: NodeId,
     ) -> Result<peer_response::Body, v1::Error> {
         use peer_request::Body as Ask;
         use peer_response::Body as Say;
@@ -134,6 +145,15 @@ impl Member {
             Ask::NarrowShard(request) => {
                 self.narrow_here(request.shard_id, request.end_key).await?;
                 Ok(Say::NarrowShard(v1::NarrowShardResponse {}))
+            }
+            Ask::Watermarks(told) => {
+                self.watermarks.learn(&told);
+                let known = self.directory.get();
+                let retired = directory::node(&known, from_node_id).is_some_and(|node| node.retired);
+                Ok(Say::Watermarks(v1::WatermarksMessage {
+                    retired,
+                    ..self.watermarks.message()
+                }))
             }
             Ask::FetchPayload(request) => Ok(Say::FetchPayload(payload_of(&self.wal, &request).await)),
             Ask::TransferLeader(request) => {

@@ -192,11 +192,13 @@ impl Member {
             cluster_id: self.cluster_id(),
             from_node_id: self.node_id(),
             body: Some(peer_request::Body::Forward(request)),
+            ..Default::default()
         };
         use crate::raft::transport::TransportError;
         match self.transport.call(addr, request, timeout).await {
             Ok(v1::PeerResponse {
                 body: Some(peer_response::Body::Forward(response)),
+                ..
             }) => match response.result {
                 Some(response::Result::Error(error)) => Err(error),
                 Some(result) => Ok(result),
@@ -204,6 +206,7 @@ impl Member {
             },
             Ok(v1::PeerResponse {
                 body: Some(peer_response::Body::Error(error)),
+                ..
             }) => Err(error),
             Ok(_) => Err(error::internal("an answer of another kind")),
             Err(TransportError::Lost { .. } | TransportError::Damaged { .. }) if write => {

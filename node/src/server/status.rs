@@ -55,7 +55,12 @@ impl Member {
                 "stopping".clone_into(&mut replica.state);
             }
         }
-        for (state, ids) in [("lost", &self.lost), ("healing", &self.healing)] {
+        let not_running = [
+            ("lost", &self.lost),
+            ("healing", &self.healing),
+            ("starting", &self.starting),
+        ];
+        for (state, ids) in not_running {
             status
                 .replicas
                 .extend(ids.lock().iter().map(|id| v1::ReplicaStatus {

@@ -90,6 +90,11 @@ impl Wal {
             }
             let recovered = recover(&*disk_, &dir_, identity)?;
             let files = open_files(&disk_, &dir_, &recovered.segments).map_err(io_error)?;
+            // A process that was killed may have left the last batch in the page cache only; from
+            // now on it counts as durable. Only the newest segment was written.
+            if let Some((_, newest)) = files.last_key_value() {
+                newest.sync_data().map_err(io_error)?;
+            }
             Ok((recovered, files))
         };
         let (recovered, files) = offload(&*disk, read).await.map_err(io_error)??;
@@ -97,7 +102,7 @@ impl Wal {
         let shared = Arc::new(Shared {
             state: Mutex::new(recovered.state),
             files: Mutex::new(files),
-            batch: AtomicU64::new(recovered.last_batch),
+            batch: AtomicU64::new(recovered.recovery.last_whole_batch),
             disk_bytes: AtomicU64::new(recovered.segments.values().sum()),
             poison: OnceLock::new(),
             queue: Mutex::new(Some(sender)),

@@ -62,6 +62,9 @@ pub struct Recovery {
     pub damage: Vec<Damage>,
     /// Records of the last batch that the power cut tore and that were cut.
     pub torn_records: usize,
+    /// The last batch that is here whole; 0: none. A log that has shown others a later one is not
+    /// the log it was.
+    pub last_whole_batch: u64,
 }
 
 /// The log as recovery leaves it to the writer.
@@ -425,6 +428,10 @@ impl Replay {
                 groups,
                 damage: self.damage,
                 torn_records: self.torn_records,
+                last_whole_batch: match self.torn_records {
+                    0 => self.last_batch,
+                    _ => self.last_batch.saturating_sub(1),
+                },
             },
             segments: scan
                 .iter()

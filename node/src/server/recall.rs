@@ -1,0 +1,159 @@
+//! A node that starts again first asks the others whether its log is the one they know.
+//!
+//! Until enough of them have answered, none of its replicas runs: nothing votes and nothing
+//! acknowledges. If one of them was shown a later batch than the log has, the log has forgotten
+//! (design: amnesia); if the directory says that the node was replaced, it is of the past. Either
+//! way its data is set aside and the node joins again under a new number, as one that lost its
+//! disk does; its replicas come back as learners.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use reelkv_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use super::member::Member;
+use super::node::Node;
+use crate::wal::Recovery;
+
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Rounds of asking between two lines that say what the node waits for.
+const ROUNDS_PER_LINE: u32 = 50;
+
+/// What the other nodes say of this one's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nobody was shown more than it has.
+    Whole,
+    /// It has forgotten what it has shown: batches up to this one.
+    Forgot { shown: u64 },
+    /// The node was replaced by another.
+    Replaced,
+}
+
+/// Starts a member's replicas if its log is still what the others were shown; else the node
+/// leaves its past behind and joins again.
+pub(super) async fn recall(
+    node: Arc<Node>,
+    member: Arc<Member>,
+    recovery: Recovery,
+    stop: CancellationToken,
+) {
+    let found = recovery.last_whole_batch;
+    let verdict = tokio::select! {
+        verdict = judge(&member, found) => verdict,
+        () = stop.cancelled() => return,
+    };
+    let past = match verdict {
+        Verdict::Whole => return member.start_replicas(recovery, &stop).await,
+        Verdict::Forgot { shown } => {
+            format!("the log ends with batch {found}, other nodes were shown batch {shown}")
+        }
+        Verdict::Replaced => "another node was taken in at this address in its place".to_owned(),
+    };
+    // Leaving ends this member's tasks, and this is one of them.
+    tokio::spawn(node.leave_past_behind(member, past));
+}
+
+async fn judge(member: &Arc<Member>, found: u64) -> Verdict {
+    for round in 1_u32.. {
+        let (others, needed) = member.who_remembers();
+        let asked = others
+            .iter()
+            .map(|addr| member.exchange_watermarks(addr, ASK_TIMEOUT));
+        let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        if let Some(verdict) = verdict(member.node_id(), found, &answers, needed) {
+            return verdict;
+        }
+        if round.is_multiple_of(ROUNDS_PER_LINE) {
+            tracing::warn!(
+                answered = answers.len(),
+                needed,
+                asked = others.join(","),
+                "no replica of this node starts before enough other nodes have answered"
+            );
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    unreachable!("there is always another round")
+}
+
+/// `None` while too few have answered.
+fn verdict(node_id: u64, found: u64, answers: &[v1::WatermarksMessage], needed: usize) -> Option<Verdict> {
+    if answers.iter().any(|answer| answer.retired) {
+        return Some(Verdict::Replaced);
+    }
+    let marks = answers.iter().flat_map(|answer| &answer.watermarks);
+    let own = marks.filter(|mark| mark.node_id == node_id);
+    let shown = own.map(|mark| mark.wal_batch).max().unwrap_or_default();
+    match shown > found {
+        true => Some(Verdict::Forgot { shown }),
+        false => (answers.len() >= needed).then_some(Verdict::Whole),
+    }
+}
+
+impl Member {
+    /// The nodes to ask, and how many of them must answer: with this one a majority of those that
+    /// hold a shard. Every node is told what any of them was shown, so it matters little which.
+    fn who_remembers(&self) -> (Vec<String>, usize) {
+        let known = self.directory.get();
+        let mut others = self.others();
+        let of_cluster = match known.replicas {
+            0 => self.options.join.len(),
+            replicas => replicas as usize,
+        };
+        if known.nodes.is_empty() {
+            others.extend(
+                self.options
+                    .join
+                    .iter()
+                    .filter(|addr| **addr != self.options.addr)
+                    .cloned(),
+            );
+        }
+        (others, of_cluster / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(own_batch: u64) -> v1::WatermarksMessage {
+        let mark = |node_id, wal_batch| v1::Watermark { node_id, wal_batch };
+        v1::WatermarksMessage {
+            watermarks: vec![mark(1, own_batch), mark(2, 1_000)],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_log_is_whole_when_enough_nodes_were_shown_no_more() {
+        assert_eq!(verdict(1, 10, &[], 1), None);
+        assert_eq!(verdict(1, 10, &[answer(10)], 2), None);
+        assert_eq!(verdict(1, 10, &[answer(10), answer(0)], 2), Some(Verdict::Whole));
+        assert_eq!(
+            verdict(1, 10, &[], 0),
+            Some(Verdict::Whole),
+            "nobody else holds anything"
+        );
+    }
+
+    #[test]
+    fn one_node_that_was_shown_more_is_enough() {
+        let forgot = Some(Verdict::Forgot { shown: 11 });
+        assert_eq!(verdict(1, 10, &[answer(10), answer(11)], 1), forgot);
+        assert_eq!(verdict(1, 10, &[answer(11)], 2), forgot);
+    }
+
+    #[test]
+    fn a_node_that_was_replaced_is_of_the_past() {
+        let retired = v1::WatermarksMessage {
+            retired: true,
+            ..answer(3)
+        };
+        assert_eq!(verdict(1, 10, &[answer(10), retired], 1), Some(Verdict::Replaced));
+    }
+}
