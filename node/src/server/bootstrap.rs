@@ -7,6 +7,8 @@ use bytes::Bytes;
 use reelkv_proto::types::{FIRST_USER_KEY, META_SHARD};
 use reelkv_proto::v1::{self, peer_request, peer_response};
 
+use reelkv_proto::v1::error::Kind;
+
 use super::identity::{self, Identity};
 use super::member::Member;
 use super::node::{Node, Past};
@@ -20,43 +22,45 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 const BIRTH_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Makes a cluster of the nodes in the join list, all of them fresh.
+    /// Makes a cluster of the nodes in the join list, all of them fresh; or finishes one that was
+    /// begun by the same request and is not whole yet. Every step may be done again.
     ///
     /// # Errors
-    /// Which node is unreachable or belongs to a cluster already; nothing was changed then.
+    /// Which node is unreachable or belongs to a cluster already. A new cluster then was not begun;
+    /// one that was begun can be finished by asking again.
     pub(super) async fn init_cluster(
         self: &Arc<Self>,
         request: v1::InitClusterRequest,
     ) -> Result<v1::InitClusterResponse, v1::Error> {
         let _one_at_a_time = self.joining.lock().await;
-        if let Some(member) = self.member() {
-            let id = hex(&member.cluster_id());
-            return Err(error::already_exists(format!(
-                "this node belongs to cluster {id} already; nothing was changed"
-            )));
+        let plan = match self.member() {
+            Some(member) => member.unfinished_plan(&request)?,
+            None => self.new_plan(&request).await?,
+        };
+        for node in &plan.nodes {
+            self.bootstrap_node(node, &plan).await?;
         }
-        let nodes = self.fresh_nodes().await?;
-        check(&request, nodes.len())?;
-        let cluster_id = self.clock.random_id();
-        let own = nodes
-            .iter()
-            .position(|node| node.addr == self.options.addr)
-            .unwrap_or(0);
-        let directory = first_directory(&request, cluster_id, nodes.clone(), own);
-        for node in &nodes {
-            self.bootstrap_node(node, cluster_id, &directory).await?;
-        }
-        for shard in &directory.shards {
+        for shard in &plan.shards {
             for replica in &shard.replicas {
                 self.create_replica(shard, replica).await?;
             }
         }
         let member = self.require_member()?;
-        member.record_first_directory(directory).await?;
+        member.record_first_directory(plan.clone()).await?;
         Ok(v1::InitClusterResponse {
-            cluster_id: Bytes::copy_from_slice(&cluster_id),
-            nodes,
+            cluster_id: plan.cluster_id,
+            nodes: plan.nodes,
         })
+    }
+
+    async fn new_plan(&self, request: &v1::InitClusterRequest) -> Result<v1::Directory, v1::Error> {
+        let nodes = self.fresh_nodes().await?;
+        check(request, nodes.len())?;
+        let own = nodes
+            .iter()
+            .position(|node| node.addr == self.options.addr)
+            .unwrap_or(0);
+        Ok(first_directory(request, self.clock.random_id(), nodes, own))
     }
 
     /// The join list's nodes, if all of them answer and none belongs to a cluster.
@@ -86,7 +90,13 @@ impl Node {
             };
             if !hello.cluster_id.is_empty() {
                 let id = hex(&hello.cluster_id);
-                let message = format!("node {addr} belongs to cluster {id} already; nothing was changed");
+                let message = match hello.directory_version {
+                    0 => format!(
+                        "node {addr} belongs to cluster {id}, which is still being made; \
+                         run 'reelkv cluster init --addr {addr}' to finish it; nothing was changed"
+                    ),
+                    _ => format!("node {addr} belongs to cluster {id} already; nothing was changed"),
+                };
                 return Err(error::already_exists(message));
             }
             nodes.push(v1::NodeDescriptor {
@@ -108,7 +118,8 @@ impl Node {
                 .as_ref()
                 .map(|member| member.cluster_id())
                 .unwrap_or_default(),
-            node_id: member.map_or(0, |member| member.node_id()),
+            node_id: member.as_ref().map_or(0, |member| member.node_id()),
+            directory_version: member.map_or(0, |member| member.directory.get().version),
             addr: self.options.addr.clone(),
             http_addr: self.options.http_addr.clone(),
             zone: self.options.zone.clone(),
@@ -118,13 +129,12 @@ impl Node {
     async fn bootstrap_node(
         self: &Arc<Self>,
         node: &v1::NodeDescriptor,
-        cluster_id: [u8; 16],
-        directory: &v1::Directory,
+        plan: &v1::Directory,
     ) -> Result<(), v1::Error> {
         let request = v1::BootstrapRequest {
-            cluster_id: Bytes::copy_from_slice(&cluster_id),
+            cluster_id: plan.cluster_id.clone(),
             node_id: node.node_id,
-            directory: Some(directory.clone()),
+            directory: Some(plan.clone()),
         };
         match node.addr == self.options.addr {
             true => self.bootstrap_locked(request).await,
@@ -135,18 +145,22 @@ impl Node {
         }
     }
 
-    /// Becomes a member of a new cluster.
+    /// Becomes a member of a new cluster. Doing it again changes nothing.
     ///
     /// # Errors
-    /// The node belongs to a cluster already, or its directory cannot be written.
+    /// The node belongs to another cluster, or its directory cannot be written.
     pub(super) async fn bootstrap(self: &Arc<Self>, request: v1::BootstrapRequest) -> Result<(), v1::Error> {
         let _one_at_a_time = self.joining.lock().await;
         self.bootstrap_locked(request).await
     }
 
     async fn bootstrap_locked(self: &Arc<Self>, request: v1::BootstrapRequest) -> Result<(), v1::Error> {
-        if self.member().is_some() {
-            return Err(error::already_exists("this node belongs to a cluster already"));
+        if let Some(member) = self.member() {
+            let same = member.cluster_id() == request.cluster_id && member.node_id() == request.node_id;
+            return match same {
+                true => Ok(()),
+                false => Err(error::already_exists("this node belongs to a cluster already")),
+            };
         }
         let cluster_id = request.cluster_id[..].try_into();
         let cluster_id = cluster_id.map_err(|_| error::invalid("cluster_id", "a cluster id has 16 bytes"))?;
@@ -160,19 +174,46 @@ impl Node {
         joined.map_err(|failed| error::internal(failed.to_string()))
     }
 
-    /// Has a replica made on the node it belongs to.
-    pub(super) async fn create_replica(
-        self: &Arc<Self>,
+    /// Has one of a shard's first replicas made on the node it belongs to. A node that was started
+    /// again while its cluster is being made may need a moment.
+    async fn create_replica(
+        &self,
         shard: &v1::ShardDescriptor,
         replica: &v1::ReplicaDescriptor,
     ) -> Result<(), v1::Error> {
-        self.require_member()?
-            .create_replica_on(shard, replica, None)
-            .await
+        let member = self.require_member()?;
+        let deadline = now() + STEP_TIMEOUT;
+        loop {
+            match member.create_replica_on(shard, replica, None).await {
+                Err(v1::Error {
+                    kind: Some(Kind::Unavailable(_)),
+                    ..
+                }) if now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+                outcome => return outcome,
+            }
+        }
     }
 }
 
 impl Member {
+    /// What this node's cluster is to be, if it was begun by such a request and not finished.
+    fn unfinished_plan(&self, request: &v1::InitClusterRequest) -> Result<v1::Directory, v1::Error> {
+        let plan = (*self.directory.get()).clone();
+        let id = hex(&self.cluster_id());
+        if plan.version > 0 || plan.shards.is_empty() {
+            return Err(error::already_exists(format!(
+                "this node belongs to cluster {id} already; nothing was changed"
+            )));
+        }
+        if (plan.initial_shards, plan.replicas) != (request.shards, request.replicas) {
+            return Err(error::already_exists(format!(
+                "cluster {id} was begun with --shards {} --replicas {}; finish it with those; nothing was changed",
+                plan.initial_shards, plan.replicas
+            )));
+        }
+        Ok(plan)
+    }
+
     /// Has a replica made on the node it belongs to, this one or another: one of the shard's first,
     /// or, with the shard's `birth`, one that joins it.
     pub(super) async fn create_replica_on(

@@ -42,10 +42,13 @@ impl DirectoryCopy {
         self.current.read().clone()
     }
 
-    /// Takes a newer map. An older or equal one changes nothing.
+    /// Takes a newer map. An older or equal one changes nothing, but for the plan of a cluster
+    /// that is being made: it has version 0 and is taken where there is nothing.
     pub fn learn(&self, directory: v1::Directory) {
         let _one_writer = self.writing.lock();
-        if directory.version <= self.get().version {
+        let known = self.get();
+        let first = known.shards.is_empty() && !directory.shards.is_empty();
+        if directory.version <= known.version && !first {
             return;
         }
         if let Err(error) = sealed::store(&*self.disk, &self.path, &directory.encode_to_vec()) {
@@ -114,6 +117,26 @@ mod tests {
         });
         assert_eq!((copy.get().version, copy.get().replicas), (5, 3));
         assert_eq!(*open().get(), *copy.get());
+    }
+
+    #[test]
+    fn a_plan_is_taken_where_there_is_nothing_and_gives_way_to_the_first_map() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("directory");
+        let open = || DirectoryCopy::open(Arc::new(RealDisk), path.clone());
+        let map = |version, replicas| v1::Directory {
+            version,
+            replicas,
+            shards: vec![v1::ShardDescriptor::default()],
+            ..Default::default()
+        };
+        open().learn(map(0, 3));
+        assert_eq!(open().get().replicas, 3);
+        open().learn(map(0, 5));
+        assert_eq!(open().get().replicas, 3);
+        open().learn(map(1, 5));
+        open().learn(map(0, 3));
+        assert_eq!(open().get().replicas, 5);
     }
 
     #[test]
