@@ -19,6 +19,7 @@ use reelkv::rpc::handler::AdminHandler;
 use reelkv::server::{Front, Node};
 use reelkv::wal::{GroupId, Identity, Vote, Wal, WalConfig};
 use reelkv_jepsen::sim::{Cluster, Network, Settings};
+use reelkv_proto::v1::error::Kind;
 use reelkv_proto::v1::{self, request::Op, response};
 
 /// The shard of the directory.
@@ -726,6 +727,60 @@ fn data_shards_are_served_while_the_meta_shard_is_not() {
             world.write(20).await?;
             let created = world.front(0)?.create_keyspace(request).await;
             ensure!(created.is_err(), "the meta shard answered though it was silenced");
+            world.cluster.network().heal();
+            world.ends_well().await
+        },
+    );
+}
+
+/// A map that is old is no proof that a keyspace does not exist; only the meta shard has that.
+#[test]
+fn a_node_that_was_off_finds_a_keyspace_that_was_made_meanwhile() {
+    page(
+        "a_node_that_was_off_finds_a_keyspace_that_was_made_meanwhile",
+        |mut world| async move {
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            let request = v1::CreateKeyspaceRequest {
+                name: "second".to_owned(),
+                shards: 2,
+                ..Default::default()
+            };
+            let made = world.front(0)?.create_keyspace(request).await;
+            let made = made.map_err(|error| anyhow::anyhow!(error.message))?;
+            world.cluster.start_node(VICTIM).await?;
+
+            let client = Client {
+                keyspace_id: made.keyspace_id,
+                ..world.client.clone()
+            };
+            let put = |client: &Client| v1::Request {
+                id: 1,
+                timeout_ms: 10_000,
+                op: Some(client.put_op(&key(1), &value(1))),
+            };
+            let addr = world.client.addrs[VICTIM].clone();
+            let answer = client.network.request(&addr, put(&client)).await;
+            let answer = answer.and_then(|answer| answer.result);
+            ensure!(matches!(answer, Some(response::Result::Write(_))), "{answer:?}");
+
+            // One that does not exist is refused; when the meta shard cannot say so, nobody does.
+            let nowhere = Client {
+                keyspace_id: made.keyspace_id + 100,
+                ..client
+            };
+            let refused = || async {
+                let answer = nowhere.network.request(&addr, put(&nowhere)).await;
+                match answer.and_then(|answer| answer.result) {
+                    Some(response::Result::Error(error)) => Ok(error.kind),
+                    other => bail!("{other:?}"),
+                }
+            };
+            let kind = refused().await?;
+            ensure!(matches!(kind, Some(Kind::UnknownKeyspace(_))), "{kind:?}");
+            world.cluster.network().silence_shard(META_SHARD);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let kind = refused().await?;
+            ensure!(matches!(kind, Some(Kind::Unavailable(_))), "{kind:?}");
             world.cluster.network().heal();
             world.ends_well().await
         },

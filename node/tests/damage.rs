@@ -113,6 +113,22 @@ async fn digests(cluster: &Cluster, shard: u64) -> Vec<(u64, Vec<u8>)> {
     digests
 }
 
+/// A healthy cluster that checkpoints and replaces soon.
+fn repairing_soon() -> Cluster {
+    tokio::task::block_in_place(|| {
+        let mut cluster = Cluster::fresh();
+        for at in 0..3 {
+            cluster.kill(at);
+            cluster.start_with(at, &SOON);
+        }
+        cluster.await_listening();
+        let init = cluster.run(&["cluster", "init", "--shards", "2"]);
+        assert!(init.status.success(), "{}", told(&init));
+        cluster.await_healthy();
+        cluster
+    })
+}
+
 /// One file of each kind that a node keeps.
 fn file_of_each_kind(data_dir: &Path) -> Vec<(&'static str, PathBuf)> {
     let files = files_below(data_dir);
@@ -129,20 +145,13 @@ fn file_of_each_kind(data_dir: &Path) -> Vec<(&'static str, PathBuf)> {
         ("a segment of the log", largest("/wal/")),
         ("one copy of the identity", largest("/identity.1")),
         ("the copy of the directory", largest("/directory")),
+        ("what it remembers of the others' logs", largest("/watermarks")),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
-    let mut cluster = Cluster::fresh();
-    for at in 0..3 {
-        cluster.kill(at);
-        cluster.start_with(at, &SOON);
-    }
-    cluster.await_listening();
-    let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
-    assert!(init.status.success(), "{}", told(&init));
-    tokio::task::block_in_place(|| cluster.await_healthy());
+    let mut cluster = repairing_soon();
     let keyspace = fill(&cluster).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let harms = [Harm::Flipped, Harm::CutShort, Harm::Zeroed, Harm::Gone];
@@ -168,15 +177,7 @@ async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
-    let mut cluster = Cluster::fresh();
-    for at in 0..3 {
-        cluster.kill(at);
-        cluster.start_with(at, &SOON);
-    }
-    cluster.await_listening();
-    let init = tokio::task::block_in_place(|| cluster.run(&["cluster", "init", "--shards", "2"]));
-    assert!(init.status.success(), "{}", told(&init));
-    tokio::task::block_in_place(|| cluster.await_healthy());
+    let mut cluster = repairing_soon();
     let keyspace = fill(&cluster).await;
     cluster.kill(2);
     std::fs::remove_dir_all(&cluster.nodes[2].data_dir).expect("a directory");
@@ -186,13 +187,61 @@ async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
         cluster.await_healthy();
         assert_equal_digests(&cluster);
     });
-    let status = cluster.json(&["cluster", "status"]);
-    let nodes = status["nodes"].as_array().expect("a list");
-    let ids: Vec<_> = nodes.iter().filter_map(|node| node["node_id"].as_u64()).collect();
     assert_eq!(
-        ids,
+        node_ids(&cluster),
         [1, 2, 4],
-        "the lost node's number is not used again: {status:#}"
+        "the lost node's number is not used again"
     );
     verify(&keyspace).await;
+}
+
+fn node_ids(cluster: &Cluster) -> Vec<u64> {
+    // It says so while the cluster is degraded, too.
+    let output = tokio::task::block_in_place(|| cluster.run(&["cluster", "status", "--json"]));
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let nodes = status["nodes"].as_array().expect("a list");
+    nodes.iter().filter_map(|node| node["node_id"].as_u64()).collect()
+}
+
+/// A backup put back by hand, or a disk that went back in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_a_directory_is_set_aside_and_its_node_comes_back_as_a_new_one() {
+    let mut cluster = repairing_soon();
+    let data_dir = cluster.nodes[2].data_dir.clone();
+    let copy = cluster.dir.path().join("copy");
+    cluster.kill(2);
+    copy_dir(&data_dir, &copy);
+    cluster.start_with(2, &SOON);
+    let keyspace = fill(&cluster).await;
+    cluster.kill(2);
+    std::fs::remove_dir_all(&data_dir).expect("a directory");
+    std::fs::rename(&copy, &data_dir).expect("a directory");
+    cluster.start_with(2, &SOON);
+    verify(&keyspace).await;
+    let deadline = std::time::Instant::now() + common::HEALTHY_MAX;
+    while node_ids(&cluster) != [1, 2, 4] {
+        assert!(std::time::Instant::now() < deadline, "{}", cluster.logs());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::task::block_in_place(|| {
+        cluster.await_healthy();
+        assert_equal_digests(&cluster);
+    });
+    let log = cluster.log(2);
+    assert!(log.contains("other nodes were shown batch"), "{log}");
+    let kept = data_dir.join("lost-1");
+    assert!(
+        kept.join("wal").is_dir() && kept.join("identity.1").is_file(),
+        "the old data is kept: {:?}",
+        files_below(&data_dir)
+    );
+    verify(&keyspace).await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let target = to.join(file.strip_prefix(from).expect("it is below"));
+        std::fs::create_dir_all(target.parent().expect("a directory")).expect("a directory");
+        std::fs::copy(&file, target).expect("a copy");
+    }
 }

@@ -22,6 +22,7 @@ use crate::storage::Lookup;
 
 const DIRECTORY_KEY: &[u8] = b"directory";
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes that lost a race are made again this often.
 const RACES_MAX: u32 = 8;
@@ -118,6 +119,29 @@ impl Member {
         }
     }
 
+    /// Learns the directory as the meta shard has it now.
+    ///
+    /// # Errors
+    /// The meta shard has no leader, or it is not known here.
+    pub(super) async fn ask_meta_shard(&self, timeout: Duration) -> Result<(), v1::Error> {
+        let Some(addr) = self.meta_leader_addr() else {
+            let (directory, _) = self.read_directory().await?;
+            self.directory.learn(directory);
+            return Ok(());
+        };
+        let request = peer_request::Body::Directory(v1::PeerDirectoryRequest {
+            newer_than: self.directory.get().version,
+            from_meta_shard: true,
+        });
+        match self.ask(&addr, request, timeout.min(ASK_TIMEOUT)).await? {
+            peer_response::Body::Directory(directory) => {
+                self.directory.learn(directory);
+                Ok(())
+            }
+            _ => Err(error::internal("an answer of another kind")),
+        }
+    }
+
     /// Learns a newer directory, from the own meta replica or another node.
     pub(super) async fn refresh_directory(&self) {
         if let Some(applied) = self.applied_directory() {
@@ -147,10 +171,11 @@ impl Member {
             from_node_id: self.node_id(),
             body: Some(peer_request::Body::Directory(v1::PeerDirectoryRequest {
                 newer_than: known.version,
+                from_meta_shard: false,
             })),
             ..Default::default()
         };
-        let answer = self.transport.call(addr, request, Duration::from_secs(2)).await;
+        let answer = self.transport.call(addr, request, ASK_TIMEOUT).await;
         if let Ok(v1::PeerResponse {
             body: Some(peer_response::Body::Directory(directory)),
             ..

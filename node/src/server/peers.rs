@@ -108,7 +108,12 @@ impl Node {
             }
             Ask::Forward(request) => Ok(Say::Forward(self.answer(request, true).await)),
             Ask::Directory(request) => {
-                let known = self.require_member()?.directory.get();
+                let member = self.require_member()?;
+                if request.from_meta_shard {
+                    let (directory, _) = member.read_directory().await?;
+                    member.directory.learn(directory);
+                }
+                let known = member.directory.get();
                 match known.version > request.newer_than {
                     true => Ok(Say::Directory((*known).clone())),
                     false => Ok(Say::Directory(v1::Directory::default())),

@@ -49,7 +49,7 @@ impl Member {
         forwarded: bool,
     ) -> Result<response::Result, v1::Error> {
         let target = execute::target(&op)?;
-        let keyspace_id = self.keyspace(&target).await?;
+        let keyspace_id = self.keyspace(&target, deadline).await?;
         execute::check(keyspace_id, &op)?;
         if let Some(route) = &target.route {
             return self.answer_routed(route, keyspace_id, op, deadline).await;
@@ -74,30 +74,41 @@ impl Member {
         }
     }
 
-    /// The keyspace's number. An unknown one is looked up once more at the meta shard's leader.
-    async fn keyspace(self: &Arc<Self>, target: &Target) -> Result<KeyspaceId, v1::Error> {
+    /// The keyspace's number. This node's map may be old: only the meta shard can say that there
+    /// is no such keyspace.
+    async fn keyspace(self: &Arc<Self>, target: &Target, deadline: Instant) -> Result<KeyspaceId, v1::Error> {
         let find = |directory: &v1::Directory| match (target.keyspace_id, target.keyspace.as_str()) {
-            (0, "") => None,
-            (0, name) => directory::keyspace(directory, name),
-            (id, _) => directory
-                .keyspaces
-                .iter()
-                .any(|keyspace| keyspace.keyspace_id == id)
-                .then_some(id),
-        };
-        let known = find(&self.directory.get());
-        let found = match known {
-            Some(id) => Some(id),
-            None => {
-                self.refresh_directory().await;
-                find(&self.directory.get())
+            (SYSTEM_KEYSPACE, name) => directory::keyspace(directory, name),
+            (id, _) => {
+                let mut known = directory.keyspaces.iter();
+                known.any(|keyspace| keyspace.keyspace_id == id).then_some(id)
             }
         };
-        match found {
-            Some(SYSTEM_KEYSPACE) | None => {
-                Err(error::unknown_keyspace(&target.keyspace, target.keyspace_id))
+        let nameless = target.keyspace_id == SYSTEM_KEYSPACE && target.keyspace.is_empty();
+        let mut definite = nameless;
+        loop {
+            match find(&self.directory.get()) {
+                Some(SYSTEM_KEYSPACE) => definite = true,
+                Some(id) => return Ok(id),
+                None => {}
             }
-            Some(id) => Ok(id),
+            if definite {
+                return Err(error::unknown_keyspace(&target.keyspace, target.keyspace_id));
+            }
+            match self.ask_meta_shard(left(deadline)).await {
+                Ok(()) => definite = true,
+                Err(failed) if now() + RETRY_PAUSE >= deadline => {
+                    let message = format!(
+                        "this node does not know the keyspace, and the meta shard does not answer: {}",
+                        failed.message
+                    );
+                    return Err(error::unavailable(message));
+                }
+                Err(_) => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    self.refresh_directory().await;
+                }
+            }
         }
     }
 
