@@ -444,6 +444,76 @@ fn a_node_that_lost_everything_returns_as_a_new_one() {
     );
 }
 
+/// A learner is a copy of the leader, and the leader may have lost something without a trace: a
+/// learner becomes a voter only when the voters agree on what there is. While they do not, the shard
+/// is named and waits; somebody decides by taking one of the trees away.
+#[test]
+fn a_learner_of_voters_that_differ_waits_until_they_agree() {
+    page(
+        "a_learner_of_voters_that_differ_waits_until_they_agree",
+        |mut world| async move {
+            // The learner is sent the log, or a view of the leader's tree.
+            if world.seed > 0 {
+                world.write(600).await?;
+            }
+            world.settle().await;
+            ensure!(world.cluster.crash(VICTIM), "the victim was off");
+            // A shard with records that node 1 or 3 leads.
+            let mut chosen = None;
+            for position in [0, 2] {
+                let led = leads(&world, position).await?;
+                let device = world.cluster.device(position);
+                let mut trees = device
+                    .trees()
+                    .into_iter()
+                    .filter(|tree| led.contains(&tree.shard_id));
+                let forget = |tree| Some((position, tree, device.forget_record(tree, world.seed)?));
+                chosen = chosen.or_else(|| trees.find_map(forget));
+            }
+            let (leader, tree, forgotten) = chosen.context("a record in a shard that is led")?;
+            let device = world.cluster.device(leader).clone();
+            let shard_id = tree.shard_id;
+            ensure!(forgotten.len() > 4, "{forgotten:?} is no record of a keyspace");
+            world.cluster.wipe(VICTIM);
+            world.restart(VICTIM).await?;
+
+            let addr = world.client.addrs[VICTIM].clone();
+            let deadline = now() + Duration::from_secs(60);
+            let named = |status: &v1::NodeStatus| {
+                status.damage.iter().any(|event| {
+                    event.structure == "digest" && event.shard_id == shard_id && event.repaired_at_ms == 0
+                })
+            };
+            while !named(&world.node_status(0).await?) && !named(&world.node_status(2).await?) {
+                ensure!(now() < deadline, "nobody noticed that the voters differ");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let number = world.node_number(VICTIM)?;
+            let replica = replicas_at(&world, &addr)?.remove(&shard_id);
+            let votes = |replica: &v1::ReplicaDescriptor| {
+                replica.node_id == number && replica.role() == v1::ReplicaRole::Voter
+            };
+            ensure!(!replica.as_ref().is_some_and(votes), "it votes: {replica:?}");
+
+            ensure!(world.cluster.crash(leader), "it was off");
+            ensure!(device.lose(tree), "the tree is there");
+            world.restart(leader).await?;
+            world.ends_well().await?;
+            let found = world
+                .client
+                .get(
+                    &world.client.addrs,
+                    &forgotten.slice(4..),
+                    Duration::from_secs(10),
+                )
+                .await?;
+            ensure!(found.is_some(), "the record {forgotten:?} is gone");
+            Ok(())
+        },
+    );
+}
+
 /// How many data shards have let the beginning of their log go on node 1.
 fn purged_shards(world: &World) -> anyhow::Result<usize> {
     let member = world

@@ -78,6 +78,13 @@ impl Health {
         repaired
     }
 
+    /// Whether damage to a shard's structure is known and not repaired.
+    pub fn is_open(&self, shard_id: u64, structure: &str) -> bool {
+        self.events.lock().iter().any(|event| {
+            event.shard_id == shard_id && event.structure == structure && event.repaired_at_ms == 0
+        })
+    }
+
     /// All events, oldest first.
     pub fn events(&self) -> Vec<DamageEvent> {
         self.events.lock().clone()

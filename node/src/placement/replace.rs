@@ -67,8 +67,16 @@ fn missing(
 ) -> Vec<(Missing, NodeId, v1::NodeDescriptor)> {
     let mut found = Vec::new();
     for (leader, shard) in led_shards(statuses) {
-        let holders: BTreeSet<NodeId> = shard.replicas.iter().map(|replica| replica.node_id).collect();
-        for replica in &shard.replicas {
+        // A learner is a replacement that was begun: its node is where it goes on.
+        let voters = || {
+            let learner = v1::ReplicaRole::Learner;
+            shard
+                .replicas
+                .iter()
+                .filter(move |replica| replica.role() != learner)
+        };
+        let holders: BTreeSet<NodeId> = voters().map(|replica| replica.node_id).collect();
+        for replica in voters() {
             let Some(to) = home(directory, statuses, &holders, shard.shard_id, replica) else {
                 continue;
             };
@@ -252,6 +260,34 @@ mod tests {
         let statuses = BTreeMap::from([(1, status(&[(1, true)], &shard)), (4, status(&[], &shard))]);
         let due = Sightings::default().look(&directory, &statuses, crate::clock::now(), Duration::ZERO);
         assert_eq!(due.iter().map(|due| due.to.node_id).collect::<Vec<_>>(), [4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replacement_that_was_begun_goes_on_where_its_learner_is() {
+        let (mut directory, mut shard) = cluster();
+        directory.nodes[2].retired = true;
+        for node_id in [4, 5] {
+            directory.nodes.push(v1::NodeDescriptor {
+                node_id,
+                addr: if node_id == 5 { "n3" } else { "n4" }.into(),
+                ..Default::default()
+            });
+        }
+        shard.replicas.push(v1::ReplicaDescriptor {
+            role: v1::ReplicaRole::Learner.into(),
+            ..member(4, 5)
+        });
+        let statuses = BTreeMap::from([
+            (1, status(&[(1, true)], &shard)),
+            (4, status(&[], &shard)),
+            (5, status(&[], &shard)), // it may have lost the learner again
+        ]);
+        let due = Sightings::default().look(&directory, &statuses, crate::clock::now(), Duration::ZERO);
+        let due: Vec<_> = due
+            .iter()
+            .map(|due| (due.missing.replica_id, due.to.node_id))
+            .collect();
+        assert_eq!(due, [(3, 5)], "the voter that is gone, and nothing else");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use reelkv_proto::types::Version;
 use reelkv_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::ReplicaMark;
 use super::types::EntryOutcome;
@@ -66,6 +66,29 @@ struct State {
     /// Control state at the last recorded checkpoint, without tokens.
     marked: Option<v1::ControlState>,
     refill: Option<Refill>,
+    /// Who waits for a view of exactly an entry that is not applied yet.
+    awaited: Vec<(u64, oneshot::Sender<(View, Control)>)>,
+}
+
+impl State {
+    /// Gives views of the entry just applied to those who wait for it. Whoever waits for one that
+    /// was passed over gets nothing.
+    fn give_views(&mut self) {
+        if self.awaited.is_empty() {
+            return;
+        }
+        let applied = self.control.applied().map_or(0, |applied| applied.index);
+        for (index, waiting) in std::mem::take(&mut self.awaited) {
+            match &self.tree {
+                _ if index > applied => self.awaited.push((index, waiting)),
+                Some(tree) if index == applied => {
+                    // Whoever does not wait any more needs no view.
+                    let _ = waiting.send((tree.view(), self.control.clone()));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// A replica's applied state.
@@ -151,6 +174,7 @@ impl ReplicaStore {
                 generation,
                 marked,
                 refill: None,
+                awaited: Vec::new(),
             }),
             checkpointing: tokio::sync::Mutex::new(()),
             parts,
@@ -282,6 +306,7 @@ impl ReplicaStore {
                 }
             },
         };
+        state.give_views();
         self.applied.send_replace(Some(log_id));
         Ok(outcome)
     }
@@ -412,7 +437,9 @@ impl ReplicaStore {
             state.control = incoming.control;
             state.marked = Some(record.control);
             state.refill = None;
-            state.tree.replace(incoming.tree)
+            let old = state.tree.replace(incoming.tree);
+            state.give_views();
+            old
         };
         drop(old);
         self.trust.send_replace(Trust::Trusted);
@@ -518,6 +545,21 @@ impl ReplicaStore {
             .tree
             .as_ref()
             .map(|tree| (tree.view(), state.control.clone()))
+    }
+
+    /// A view and the control state of exactly the entry `index`, once it is applied; `None` when
+    /// the replica is past it, or has no tree to trust.
+    pub async fn view_at(&self, index: u64) -> Option<(View, Control)> {
+        let view = {
+            let mut state = self.state.lock();
+            let (waiting, view) = oneshot::channel();
+            // Those who gave up make room.
+            state.awaited.retain(|(_, waiting)| !waiting.is_closed());
+            state.awaited.push((index, waiting));
+            state.give_views();
+            view
+        };
+        view.await.ok()
     }
 
     /// Looks at the control state.

@@ -38,34 +38,38 @@ impl Replica {
             .ok_or_else(|| error::internal("no replica id was allocated"))
     }
 
-    /// Adds a learner that exists on its node already, waits until it has caught up and makes it
-    /// a voter in the place of `old` (if given).
+    /// Adds a learner that exists on its node already, and waits until it has caught up.
     ///
     /// # Errors
     /// `NotLeader`, or `Unavailable` when the learner does not catch up; the learner then stays
     /// and a later call with the same id goes on.
-    pub async fn admit(
-        &self,
-        new: ReplicaId,
-        node: PeerNode,
-        old: Option<ReplicaId>,
-    ) -> Result<(), v1::Error> {
-        let changed = |what: &str, error: &dyn std::fmt::Display| {
-            error::unavailable(format!("shard {}: {what}: {error}", self.id().shard_id))
-        };
-        let raft = self.raft();
-        bounded(raft.add_learner(new, node, false))
+    pub async fn add_learner(&self, new: ReplicaId, node: PeerNode) -> Result<(), v1::Error> {
+        bounded(self.raft().add_learner(new, node, false))
             .await?
-            .map_err(|error| changed("adding a learner", &error))?;
-        self.caught_up(new).await?;
-        let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([new]))];
-        if let Some(old) = old {
-            changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
-        }
-        bounded(raft.change_membership(ChangeMembers::Batch(changes), false))
-            .await?
-            .map_err(|error| changed("promoting a learner", &error))?;
-        Ok(())
+            .map_err(|error| self.not_changed("adding a learner", &error))?;
+        self.caught_up(new).await
+    }
+
+    /// Makes a learner a voter in the place of `old`. The caller has compared it with the others.
+    ///
+    /// # Errors
+    /// `NotLeader` or `Unavailable`.
+    pub async fn promote(&self, learner: ReplicaId, old: ReplicaId) -> Result<(), v1::Error> {
+        let changes = vec![
+            ChangeMembers::AddVoterIds(BTreeSet::from([learner])),
+            ChangeMembers::RemoveVoters(BTreeSet::from([old])),
+        ];
+        bounded(
+            self.raft()
+                .change_membership(ChangeMembers::Batch(changes), false),
+        )
+        .await?
+        .map(|_| ())
+        .map_err(|error| self.not_changed("promoting a learner", &error))
+    }
+
+    fn not_changed(&self, what: &str, failed: &dyn std::fmt::Display) -> v1::Error {
+        error::unavailable(format!("shard {}: {what}: {failed}", self.id().shard_id))
     }
 
     /// Removes a learner, or a voter that is being given up without a replacement.

@@ -7,9 +7,11 @@
 //! - `transfer` sends and receives a view; `refill` uses it to replace a tree that is not trusted.
 //! - `maintenance` checkpoints, purges and forgets.
 //! - `heal` fetches payloads that a replica's log lost, before its Raft starts.
-//! - `membership` replaces a replica that lost its log or its node.
+//! - `membership` replaces a replica that lost its log or its node; `compare` shows before that the
+//!   new one holds what the others hold.
 //! - [`Replicas`] holds the node's replicas and restarts one whose Raft has stopped.
 
+mod compare;
 mod context;
 mod heal;
 mod hint;
@@ -23,6 +25,7 @@ mod replica;
 mod replicas;
 mod transfer;
 
+pub use compare::Comparison;
 pub use context::{ReplicaContext, ReplicaSettings};
 pub use heal::payload_of;
 pub use replica::Replica;

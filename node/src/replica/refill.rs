@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -50,8 +51,8 @@ impl Refiller {
         }
         while self.store.trust() == Trust::Refilling {
             let peers = self.peers();
-            if let Some(peer) = peers.get(attempt % peers.len().max(1)) {
-                match self.refill_from(peer).await {
+            if let Some((donor, peer)) = peers.get(attempt % peers.len().max(1)) {
+                match self.refill_from(*donor, peer).await {
                     Ok(()) => tracing::info!(id = ?self.store.id(), addr = peer.addr, "refilled from a peer"),
                     Err(error) => {
                         self.store.release_hold();
@@ -68,7 +69,7 @@ impl Refiller {
         }
     }
 
-    async fn refill_from(&self, peer: &PeerNode) -> Result<(), TransferError> {
+    async fn refill_from(&self, donor: ReplicaId, peer: &PeerNode) -> Result<(), TransferError> {
         let applied = self.store.with_control(|control| control.applied());
         let receiver = Receiver {
             context: &self.context,
@@ -77,6 +78,7 @@ impl Refiller {
             request: v1::FetchViewRequest {
                 cluster_id: self.context.cluster_id.clone(),
                 shard_id: self.store.id().shard_id,
+                replica_id: donor,
                 min_index: applied.map_or(0, |applied| applied.index),
                 view_id: 0,
                 after_key: Default::default(),
@@ -98,15 +100,15 @@ impl Refiller {
         }
     }
 
-    /// The other replicas, as far as this one knows.
-    fn peers(&self) -> Vec<PeerNode> {
+    /// The other voters, as far as this one knows. A learner's records were not compared yet.
+    fn peers(&self) -> Vec<(ReplicaId, PeerNode)> {
         let own = *self.raft.node_id();
         let metrics = crate::raft::metrics(&self.raft);
         let membership = metrics.membership_config.membership();
         membership
-            .nodes()
-            .filter(|(id, _)| **id != own)
-            .map(|(_, node)| node.clone())
+            .voter_ids()
+            .filter(|id| *id != own)
+            .filter_map(|id| Some((id, membership.get_node(&id)?.clone())))
             .collect()
     }
 

@@ -292,27 +292,6 @@ impl Replica {
         self.store.view().ok_or_else(|| refilling(self.id.shard_id))
     }
 
-    /// Count and digest of this replica's live records at its applied entry.
-    ///
-    /// # Errors
-    /// `Unavailable` while the tree is not trusted.
-    pub async fn digest(&self) -> Result<v1::ReplicaDigest, v1::Error> {
-        let (view, control) = self
-            .store
-            .view_with_control()
-            .ok_or_else(|| refilling(self.id.shard_id))?;
-        let sum = view.digest().await.map_err(|damage| {
-            self.store.set_aside(&damage);
-            refilling(self.id.shard_id)
-        })?;
-        Ok(v1::ReplicaDigest {
-            applied_index: control.applied().map_or(0, |applied| applied.index),
-            digest: sum.digest.to_be_bytes().to_vec().into(),
-            records: sum.records,
-            next_version: control.next_version(),
-        })
-    }
-
     /// Answers another replica's message.
     ///
     /// # Errors
@@ -360,6 +339,7 @@ impl Replica {
             request: v1::FetchViewRequest {
                 cluster_id: self.context.cluster_id.clone(),
                 shard_id: self.id.shard_id,
+                replica_id: from,
                 min_index: 0,
                 view_id: offer.view_id,
                 after_key: Bytes::new(),
@@ -391,6 +371,14 @@ impl Replica {
         &self,
         request: &v1::FetchViewRequest,
     ) -> Result<(View, crate::shard::Control), v1::Error> {
+        if request.replica_id != self.id.replica_id {
+            // Another one at the same address: it may not hold what the one asked for holds.
+            let held = self.id.replica_id;
+            return Err(error::unavailable(format!(
+                "this node holds replica {held}, not {}",
+                request.replica_id
+            )));
+        }
         if request.view_id != 0 {
             return self
                 .views
@@ -587,7 +575,7 @@ impl Replica {
     }
 }
 
-fn refilling(shard_id: u64) -> v1::Error {
+pub(super) fn refilling(shard_id: u64) -> v1::Error {
     error::unavailable(format!("shard {shard_id} is being refilled on this node"))
 }
 

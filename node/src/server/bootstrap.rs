@@ -248,6 +248,16 @@ impl Member {
         if !self.is_started() {
             return Err(error::unavailable("this node's log is still being judged"));
         }
+        let lost = self.lost.lock().iter().any(|id| {
+            request.replica_id == id.replica_id
+                && request
+                    .descriptor
+                    .as_ref()
+                    .is_some_and(|shard| shard.shard_id == id.shard_id)
+        });
+        if lost {
+            return Err(error::already_exists("that replica was here and is lost"));
+        }
         self.replicas.create(request).await
     }
 

@@ -11,6 +11,7 @@
 //! - `bootstrap` makes a cluster; `keyspaces` cuts empty ranges for new tables.
 //! - `driver` runs where the meta shard's leader is and carries out what `placement` decides; `lost`
 //!   runs on every node and replaces followers that lost their log.
+//! - `replacing` carries a replacement out, where the shard is led.
 //! - `peers` answers other nodes, `admin` answers operators, `status` says how things are, `page`
 //!   says it in figures.
 
@@ -28,6 +29,7 @@ mod node;
 mod page;
 mod peers;
 mod recall;
+mod replacing;
 mod route;
 mod sealed;
 mod status;

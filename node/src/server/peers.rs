@@ -7,19 +7,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use prost::Message;
-use reelkv_proto::types::{NodeId, ReplicaId};
+use reelkv_proto::types::NodeId;
 use reelkv_proto::v1::{self, peer_request, peer_response, raft_request};
 
 use super::directory;
 use super::member::Member;
 use super::node::Node;
 use crate::error;
-use crate::raft::PeerNode;
 use crate::raft::transport::PeerHandler;
 use crate::replica::{payload_of, serve_view};
 use crate::wal::GroupId;
-
-const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node as its peers see it.
 #[derive(Clone)]
@@ -160,6 +157,12 @@ impl Member {
                     ..self.watermarks.message()
                 }))
             }
+            Ask::Digest(request) => {
+                let replica = self.replicas.get(request.shard_id);
+                let replica = replica.filter(|replica| replica.id().replica_id == request.replica_id);
+                let replica = replica.ok_or_else(|| error::unavailable("this node runs no such replica"))?;
+                Ok(Say::Digest(replica.digest_at(request.index).await?))
+            }
             Ask::FetchPayload(request) => Ok(Say::FetchPayload(payload_of(&self.wal, &request).await)),
             Ask::TransferLeader(request) => {
                 let replica = self.replicas.get(request.shard_id);
@@ -182,7 +185,10 @@ impl Member {
         }
     }
 
-    async fn remove_replica_here(&self, request: v1::RemoveReplicaRequest) -> Result<(), v1::Error> {
+    pub(super) async fn remove_replica_here(
+        &self,
+        request: v1::RemoveReplicaRequest,
+    ) -> Result<(), v1::Error> {
         let id = GroupId {
             shard_id: request.shard_id,
             replica_id: request.replica_id,
@@ -265,89 +271,5 @@ impl Member {
             }
             _ => Err(error::internal("an answer of another kind")),
         }
-    }
-
-    /// Replaces a replica of a shard led here. One replacement per shard at a time; the call
-    /// returns once the new replica is a voter.
-    pub(super) async fn replace_replica(
-        self: &Arc<Self>,
-        request: v1::ReplaceReplicaRequest,
-    ) -> Result<ReplicaId, v1::Error> {
-        let shard_id = request.shard_id;
-        if !self.replacing.lock().insert(shard_id) {
-            return Err(error::busy(1_000, "a replica of the shard is being replaced"));
-        }
-        let outcome = self.replace_replica_now(request).await;
-        self.replacing.lock().remove(&shard_id);
-        outcome
-    }
-
-    async fn replace_replica_now(&self, request: v1::ReplaceReplicaRequest) -> Result<ReplicaId, v1::Error> {
-        let replica = self.replicas.get(request.shard_id);
-        let replica = replica.ok_or_else(|| error::not_leader(request.shard_id, 0, ""))?;
-        let target = request
-            .member
-            .ok_or_else(|| error::invalid("member", "missing"))?;
-        replica.settle_membership().await?;
-        let members = replica.members();
-        let Some((old_node, _)) = members.get(&request.old_replica_id).cloned() else {
-            return Err(error::invalid("old_replica_id", "no such member"));
-        };
-        // A learner that an earlier attempt left on the target goes on from where it is.
-        let unfinished = members
-            .iter()
-            .find(|(_, (node, role))| node.node_id == target.node_id && *role == v1::ReplicaRole::Learner)
-            .map(|(id, _)| *id)
-            .filter(|id| *id != request.old_replica_id);
-        let new = match unfinished {
-            Some(id) => id,
-            None => replica.allocate_replica_id().await?,
-        };
-        if old_node.node_id == target.node_id {
-            // The old replica is no more on that node; its record must not be in the way.
-            self.remove_on(&old_node, request.shard_id, request.old_replica_id)
-                .await?;
-        }
-        let descriptor = v1::ReplicaDescriptor {
-            replica_id: new,
-            node_id: target.node_id,
-            addr: target.addr.clone(),
-            role: v1::ReplicaRole::Learner.into(),
-        };
-        let birth = replica.store().with_control(|control| control.birth().clone());
-        self.create_replica_on(&replica.descriptor(), &descriptor, Some(birth))
-            .await?;
-        let node = PeerNode {
-            node_id: target.node_id,
-            addr: target.addr,
-        };
-        replica.admit(new, node, Some(request.old_replica_id)).await?;
-        tracing::info!(
-            shard_id = request.shard_id,
-            old = request.old_replica_id,
-            new,
-            "a replica was replaced"
-        );
-        Ok(new)
-    }
-
-    /// Ends a replica on the node it was on.
-    pub(super) async fn remove_on(
-        &self,
-        node: &PeerNode,
-        shard_id: u64,
-        replica_id: ReplicaId,
-    ) -> Result<(), v1::Error> {
-        let request = v1::RemoveReplicaRequest { shard_id, replica_id };
-        if node.node_id == self.node_id() {
-            return self.remove_replica_here(request).await;
-        }
-        self.ask(
-            &node.addr,
-            peer_request::Body::RemoveReplica(request),
-            REMOVE_TIMEOUT,
-        )
-        .await
-        .map(|_| ())
     }
 }

@@ -73,6 +73,20 @@ impl MemoryDevice {
         Some(key.clone())
     }
 
+    /// Loses a checkpointed record without a trace, on the device and in the open tree. `pick`
+    /// chooses it. Returns its key; `None` when the tree has no checkpointed record.
+    pub fn forget_record(&self, tree: TreeId, pick: u64) -> Option<Bytes> {
+        let mut state = self.state.lock();
+        let folder = state.folders.get_mut(&tree)?;
+        let place = pick.checked_rem(folder.rows.len() as u64)? as usize;
+        let key = folder.rows.keys().nth(place)?.clone();
+        folder.rows.remove(&key);
+        if let Some(table) = folder.open.upgrade() {
+            table.write().forget(&key);
+        }
+        Some(key)
+    }
+
     /// Loses a tree altogether. Returns whether there was one.
     pub fn lose(&self, tree: TreeId) -> bool {
         self.state.lock().folders.remove(&tree).is_some()

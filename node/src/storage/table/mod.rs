@@ -101,6 +101,11 @@ impl Table {
         versions.drain(..seen.saturating_sub(1));
     }
 
+    /// Loses a key, as a write that never reached the device.
+    fn forget(&mut self, key: &Bytes) {
+        self.rows.remove(key);
+    }
+
     /// Flips one bit of the newest version of a key, as a bad memory cell would.
     fn damage(&mut self, key: &Bytes) {
         if let Some((_, row)) = self.rows.get_mut(key).and_then(|versions| versions.last_mut()) {
