@@ -503,6 +503,7 @@ impl ReplicaStore {
     /// # Errors
     /// As for [`ReplicaStore::checkpoint`].
     pub async fn compact(&self) -> io::Result<()> {
+        let _turn = self.parts.storage.compaction_turn().await;
         let _one_at_a_time = self.checkpointing.lock().await;
         let (tree, marked, generation) = {
             let state = self.state.lock();

@@ -20,7 +20,8 @@ pub struct ReplicaSettings {
     pub times: RaftTimes,
     /// A tree is checkpointed at least this often while entries are applied, in milliseconds.
     pub checkpoint_interval_ms: u64,
-    /// All trees are checkpointed, oldest first, while the log is larger than this, in bytes.
+    /// The log is to stay below this, in bytes: all trees are checkpointed while it is larger than
+    /// three quarters of it. Not a bound: whatever must be kept is kept.
     pub wal_bytes_max: u64,
     /// How often a replica looks whether something is due, in milliseconds.
     pub maintenance_interval_ms: u64,

@@ -59,7 +59,8 @@ async fn rounds(replica: &Arc<Replica>) {
 fn checkpoint_due(replica: &Replica, last: crate::clock::Instant) -> bool {
     let context = replica.context();
     let old = last.elapsed() > Duration::from_millis(context.settings.checkpoint_interval_ms);
-    let log_large = context.wal.disk_bytes() > context.settings.wal_bytes_max;
+    // The log goes on growing until what holds it back is durable.
+    let log_large = context.wal.disk_bytes() > context.settings.wal_bytes_max / 4 * 3;
     let memory_large = context
         .storage
         .over_budget()
@@ -70,22 +71,27 @@ fn checkpoint_due(replica: &Replica, last: crate::clock::Instant) -> bool {
 /// Makes the tree durable, then lets the log go that it stands for.
 pub(super) async fn checkpoint(replica: &Replica) -> std::io::Result<()> {
     let store = replica.store();
-    if let CheckpointOutcome::Recorded(_) = store.checkpoint().await? {
-        store.compact().await?;
+    let outcome = store.checkpoint().await?;
+    if let Some(durable) = store.checkpointed() {
+        purge(replica, durable.index).await;
     }
-    let Some(durable) = store.checkpointed() else {
-        return Ok(());
-    };
+    // The log need not wait for it.
+    match outcome {
+        CheckpointOutcome::Recorded(_) => store.compact().await,
+        CheckpointOutcome::Unchanged | CheckpointOutcome::Untrusted => Ok(()),
+    }
+}
+
+async fn purge(replica: &Replica, durable: u64) {
     let raft = replica.raft();
     // openraft purges only what it knows a snapshot of.
     if raft.trigger().snapshot().await.is_ok() {
-        let upto = purge_point(replica, durable.index);
+        let upto = purge_point(replica, durable);
         if upto > 0 {
             // A stopped Raft is the supervisor's matter.
             let _ = raft.trigger().purge_log(upto).await;
         }
     }
-    Ok(())
 }
 
 /// The last entry nobody needs any more.

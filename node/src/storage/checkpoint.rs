@@ -76,7 +76,14 @@ impl TreeInner {
     fn compact(&self, full: bool) -> Result<Option<Mark>, TreeError> {
         let oldest_view = self.views.raise_floor();
         let changed = self.guard("compacting", || self.engine.compact(oldest_view, full))?;
-        changed.then(|| self.mark()).transpose()
+        if !changed {
+            return Ok(None);
+        }
+        // What was merged stays for views of before. By now most of them are gone, and the files need
+        // not wait for the next checkpoint.
+        let oldest_view = self.views.raise_floor();
+        self.guard("deleting merged files", || self.engine.forget(oldest_view))?;
+        self.mark().map(Some)
     }
 
     /// The position is read first: files may be newer than it says, never older.

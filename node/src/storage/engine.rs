@@ -74,6 +74,9 @@ pub(crate) trait Engine: Send + Sync {
     /// Returns whether files changed.
     fn compact(&self, oldest_view: u64, full: bool) -> Result<bool, TreeError>;
 
+    /// Deletes files that only views older than `oldest_view` could need.
+    fn forget(&self, oldest_view: u64) -> Result<(), TreeError>;
+
     /// The durable state as it is now.
     fn manifest(&self) -> Result<Manifest, TreeError>;
 

@@ -66,6 +66,7 @@ pub struct Storage {
     memtable_budget_bytes: u64,
     backing: Backing,
     open: Mutex<BTreeMap<TreeId, Slot>>,
+    compactions: tokio::sync::Mutex<()>,
 }
 
 /// Invariant: one operation or one open tree per name.
@@ -111,7 +112,14 @@ impl Storage {
             memtable_budget_bytes,
             backing,
             open: Mutex::default(),
+            compactions: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// Waits for a turn to compact one of the trees; it ends with the guard. While files are merged
+    /// they are there twice: one tree at a time bounds that, and leaves the disk to others.
+    pub async fn compaction_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.compactions.lock().await
     }
 
     /// The engine of every tree.

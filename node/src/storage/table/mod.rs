@@ -261,6 +261,10 @@ impl<S: Store> Engine for TableEngine<S> {
         Ok(true)
     }
 
+    fn forget(&self, _oldest_view: u64) -> Result<(), TreeError> {
+        Ok(())
+    }
+
     fn manifest(&self) -> Result<Manifest, TreeError> {
         Ok(Manifest {
             version_id: self.store.version_id(),

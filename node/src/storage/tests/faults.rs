@@ -76,6 +76,10 @@ impl Engine for Bad {
         Ok(false)
     }
 
+    fn forget(&self, _: u64) -> Result<(), TreeError> {
+        Ok(())
+    }
+
     fn manifest(&self) -> Result<Manifest, TreeError> {
         Ok(Manifest {
             version_id: 1,
