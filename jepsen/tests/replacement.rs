@@ -16,6 +16,7 @@ use reelkv::clock::now;
 use reelkv::disk::Mode;
 use reelkv::disk::sim::SimDisk;
 use reelkv::rpc::handler::AdminHandler;
+use reelkv::rpc::http::HttpPage;
 use reelkv::server::{Front, Node};
 use reelkv::wal::{GroupId, Identity, Vote, Wal, WalConfig};
 use reelkv_jepsen::sim::{Cluster, Network, Settings};
@@ -345,6 +346,7 @@ fn an_old_copy_of_a_directory_neither_votes_nor_answers_and_joins_as_a_new_node(
                 replicas.len() > 3 && replicas.iter().all(|replica| replica.state == "starting"),
                 "nobody has answered it yet: {replicas:#?}"
             );
+            ensure!(world.front(VICTIM)?.ready().is_err(), "it says that it is ready");
             world.write_through(&others, 10).await?;
             world.cluster.network().heal();
 

@@ -70,6 +70,9 @@ impl HttpPage for Front {
         match self.0.member() {
             None => Err("this node belongs to no cluster yet".to_owned()),
             Some(member) if member.is_stopping() => Err("this node is about to stop".to_owned()),
+            Some(member) if !member.is_started() => {
+                Err("this node's replicas do not run yet: the other nodes must answer first".to_owned())
+            }
             Some(_) => Ok(()),
         }
     }
