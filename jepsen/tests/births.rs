@@ -161,6 +161,17 @@ fn a_cluster_without_a_map_is_finished_by_the_same_request_only() {
             "{refused}"
         );
         cluster.network().heal();
+        // The meta shard works now, and there is no map yet that a keyspace could be in.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for position in 0..3 {
+            let front = Front(cluster.node(position).context("the node runs")?);
+            let keyspace = v1::CreateKeyspaceRequest {
+                name: "early".to_owned(),
+                ..Default::default()
+            };
+            let made = front.create_keyspace(keyspace).await;
+            ensure!(made.is_err(), "{made:?}");
+        }
         finish(&cluster).await?;
         let Err(refused) = init(&cluster, MAKER, request()).await else {
             bail!("a cluster was made twice");

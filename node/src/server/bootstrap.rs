@@ -9,6 +9,7 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use reelkv_proto::v1::error::Kind;
 
+use super::directory::DirectoryCopy;
 use super::identity::{self, Identity};
 use super::member::Member;
 use super::node::{Node, Past};
@@ -19,6 +20,7 @@ use crate::placement::spread;
 use crate::shard::Control;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const BIRTH_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Node {
@@ -34,7 +36,11 @@ impl Node {
     ) -> Result<v1::InitClusterResponse, v1::Error> {
         let _one_at_a_time = self.joining.lock().await;
         let plan = match self.member() {
-            Some(member) => member.unfinished_plan(&request)?,
+            Some(member) => {
+                let plan = member.unfinished_plan(&request)?;
+                self.all_unborn(&plan).await?;
+                plan
+            }
             None => self.new_plan(&request).await?,
         };
         for node in &plan.nodes {
@@ -51,6 +57,37 @@ impl Node {
             cluster_id: plan.cluster_id,
             nodes: plan.nodes,
         })
+    }
+
+    /// Nobody knows of a map yet: the cluster may have been made, and used, without this node.
+    async fn all_unborn(&self, plan: &v1::Directory) -> Result<(), v1::Error> {
+        for node in plan.nodes.iter().filter(|node| node.addr != self.options.addr) {
+            let hello = self.say_hello(&node.addr).await?;
+            let known = hello.cluster_id.is_empty() || hello.cluster_id == plan.cluster_id;
+            if !known || hello.directory_version > 0 {
+                let id = hex(&hello.cluster_id);
+                let message = format!(
+                    "node {} belongs to cluster {id} already; nothing was changed",
+                    node.addr
+                );
+                return Err(error::already_exists(message));
+            }
+        }
+        Ok(())
+    }
+
+    async fn say_hello(&self, addr: &str) -> Result<v1::HelloResponse, v1::Error> {
+        let hello = peer_request::Body::Hello(v1::HelloRequest {
+            addr: self.options.addr.clone(),
+        });
+        match self.ask(addr, hello, HELLO_TIMEOUT).await {
+            Ok(peer_response::Body::Hello(hello)) => Ok(hello),
+            Ok(_) => Err(error::internal("an answer of another kind")),
+            Err(error) => {
+                let message = format!("node {addr} of the join list does not answer: {}", error.message);
+                Err(error::unavailable(message))
+            }
+        }
     }
 
     async fn new_plan(&self, request: &v1::InitClusterRequest) -> Result<v1::Directory, v1::Error> {
@@ -73,20 +110,7 @@ impl Node {
         for (position, addr) in addrs.into_iter().enumerate() {
             let hello = match addr == self.options.addr {
                 true => self.hello(),
-                false => {
-                    let hello = peer_request::Body::Hello(v1::HelloRequest {
-                        addr: self.options.addr.clone(),
-                    });
-                    match self.ask(&addr, hello, Duration::from_secs(5)).await {
-                        Ok(peer_response::Body::Hello(hello)) => hello,
-                        Ok(_) => return Err(error::internal("an answer of another kind")),
-                        Err(error) => {
-                            let message =
-                                format!("node {addr} of the join list does not answer: {}", error.message);
-                            return Err(error::unavailable(message));
-                        }
-                    }
-                }
+                false => self.say_hello(&addr).await?,
             };
             if !hello.cluster_id.is_empty() {
                 let id = hex(&hello.cluster_id);
@@ -157,10 +181,13 @@ impl Node {
     async fn bootstrap_locked(self: &Arc<Self>, request: v1::BootstrapRequest) -> Result<(), v1::Error> {
         if let Some(member) = self.member() {
             let same = member.cluster_id() == request.cluster_id && member.node_id() == request.node_id;
-            return match same {
-                true => Ok(()),
-                false => Err(error::already_exists("this node belongs to a cluster already")),
-            };
+            if !same || member.directory.get().version > 0 {
+                return Err(error::already_exists("this node belongs to a cluster already"));
+            }
+            if let Some(plan) = request.directory {
+                member.directory.learn(plan);
+            }
+            return Ok(());
         }
         let cluster_id = request.cluster_id[..].try_into();
         let cluster_id = cluster_id.map_err(|_| error::invalid("cluster_id", "a cluster id has 16 bytes"))?;
@@ -168,6 +195,11 @@ impl Node {
             cluster_id,
             node_id: request.node_id,
         };
+        if let Some(plan) = request.directory.clone() {
+            // Before the identity: a member always knows what its cluster is to be.
+            let copy = self.options.data_dir.join("directory");
+            DirectoryCopy::open(self.disk.clone(), copy).learn(plan);
+        }
         identity::store(&*self.disk, &self.options.data_dir, &identity)
             .map_err(|failed| error::internal(failed.to_string()))?;
         let joined = self.become_member(identity, request.directory, Past::None).await;
@@ -209,6 +241,13 @@ impl Member {
             return Err(error::already_exists(format!(
                 "cluster {id} was begun with --shards {} --replicas {}; finish it with those; nothing was changed",
                 plan.initial_shards, plan.replicas
+            )));
+        }
+        let meta = plan.shards.first().map_or(&[][..], |shard| &shard.replicas);
+        if meta.iter().all(|replica| replica.node_id != self.node_id()) {
+            let addr = meta.first().map_or("", |replica| &replica.addr);
+            return Err(error::already_exists(format!(
+                "cluster {id} is still being made; run 'reelkv cluster init --addr {addr}' to finish it"
             )));
         }
         Ok(plan)
@@ -289,14 +328,7 @@ impl Member {
     async fn record_first_directory(&self, directory: v1::Directory) -> Result<(), v1::Error> {
         let deadline = now() + BIRTH_TIMEOUT;
         loop {
-            let recorded = self
-                .change_directory(|present| {
-                    if present.version == 0 {
-                        *present = directory.clone();
-                    }
-                    Ok(())
-                })
-                .await;
+            let recorded = self.write_first_directory(&directory).await;
             match recorded {
                 Ok(()) => return Ok(()),
                 Err(error) if now() > deadline => return Err(error),

@@ -51,6 +51,10 @@ impl Member {
     ) -> Result<T, v1::Error> {
         for _ in 0..RACES_MAX {
             let (mut directory, version) = self.read_directory().await?;
+            if directory.version == 0 {
+                // There is no map to change; the first is written by `record_first_directory`.
+                return Err(error::unavailable("the cluster is still being made"));
+            }
             let before = directory.clone();
             let outcome = change(&mut directory)?;
             if directory == before {
@@ -70,6 +74,24 @@ impl Member {
             }
         }
         Err(error::busy(200, "the directory is being changed by others"))
+    }
+
+    /// Writes a newborn cluster's directory, unless there is one.
+    ///
+    /// # Errors
+    /// As for a change.
+    pub(super) async fn write_first_directory(&self, plan: &v1::Directory) -> Result<(), v1::Error> {
+        let (present, version) = self.read_directory().await?;
+        if present.version > 0 {
+            return Ok(());
+        }
+        let first = v1::Directory {
+            version: 1,
+            ..plan.clone()
+        };
+        self.put_directory(&first, version).await?;
+        self.directory.learn(first);
+        Ok(())
     }
 
     async fn put_directory(&self, directory: &v1::Directory, expected: u64) -> Result<(), v1::Error> {

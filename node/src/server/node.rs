@@ -187,11 +187,7 @@ impl Node {
         if leftovers.is_empty() {
             return Ok(());
         }
-        let kept = entries
-            .iter()
-            .filter(|entry| entry.name.starts_with("lost-"))
-            .count();
-        let aside = dir.join(format!("lost-{}", kept + 1));
+        let aside = dir.join(next_aside(entries.iter().map(|entry| entry.name.as_str())));
         self.disk.create_dir_all(&aside)?;
         for entry in leftovers {
             self.disk
@@ -257,21 +253,31 @@ impl Node {
     /// Asks the nodes of the join list whether a cluster expects this one, until it is a member.
     async fn wait_for_cluster(self: Arc<Self>) {
         let mut joined = self.joined.subscribe();
+        let mut registered = None;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(REGISTER_INTERVAL) => {}
                 () = self.stop.cancelled() => return,
                 _ = joined.wait_for(|joined| *joined) => return,
             }
-            if let Err(error) = self.register().await {
-                tracing::debug!(error, "no cluster takes this node in yet");
+            // A number once given is taken, however often it takes to write it down.
+            if registered.is_none() {
+                match self.register().await {
+                    Ok(place) => registered = Some(place),
+                    Err(error) => tracing::debug!(error, "no cluster takes this node in yet"),
+                }
+            }
+            if let Some(place) = &registered
+                && let Err(error) = self.take_place(place.clone()).await
+            {
+                tracing::error!(error, "this node was taken in, but cannot write that down");
             }
         }
     }
 
     /// Asks the other nodes once. `joining` is not held meanwhile: a cluster being made of this
     /// node must not wait for an answer that itself waits for that cluster.
-    async fn register(self: &Arc<Self>) -> Result<(), String> {
+    async fn register(&self) -> Result<v1::RegisterNodeResponse, String> {
         for addr in self
             .options
             .join
@@ -296,7 +302,7 @@ impl Node {
             };
             let register = peer_request::Body::RegisterNode(register);
             return match self.ask(addr, register, Duration::from_secs(10)).await {
-                Ok(peer_response::Body::RegisterNode(registered)) => self.take_place(registered).await,
+                Ok(peer_response::Body::RegisterNode(registered)) => Ok(registered),
                 Ok(_) => Err("an answer of another kind".to_owned()),
                 Err(error) => Err(error.message),
             };
@@ -418,6 +424,12 @@ impl Node {
     }
 }
 
+/// A name for data that is set aside: never one that is there, whichever of them were deleted.
+fn next_aside<'name>(names: impl Iterator<Item = &'name str>) -> String {
+    let kept = names.filter_map(|name| name.strip_prefix("lost-")?.parse::<u64>().ok());
+    format!("lost-{}", kept.max().unwrap_or(0) + 1)
+}
+
 fn identity_damage(node_id: u64, what: &str, action: &str) -> v1::DamageEvent {
     v1::DamageEvent {
         node_id,
@@ -426,5 +438,17 @@ fn identity_damage(node_id: u64, what: &str, action: &str) -> v1::DamageEvent {
         kind: "checksum".to_owned(),
         action: action.to_owned(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_set_aside_under_a_name_that_is_free() {
+        assert_eq!(next_aside([].into_iter()), "lost-1");
+        assert_eq!(next_aside(["wal", "lost-2", "lost-x"].into_iter()), "lost-3");
+        assert_eq!(next_aside(["lost-9", "lost-10"].into_iter()), "lost-11");
     }
 }

@@ -154,6 +154,7 @@ impl Member {
                 let retired = directory::node(&known, from_node_id).is_some_and(|node| node.retired);
                 Ok(Say::Watermarks(v1::WatermarksMessage {
                     retired,
+                    started: self.is_started(),
                     ..self.watermarks.message()
                 }))
             }
@@ -163,7 +164,14 @@ impl Member {
                 let replica = replica.ok_or_else(|| error::unavailable("this node runs no such replica"))?;
                 Ok(Say::Digest(replica.digest_at(request.index).await?))
             }
-            Ask::FetchPayload(request) => Ok(Say::FetchPayload(payload_of(&self.wal, &request).await)),
+            Ask::FetchPayload(request) => {
+                let answer = payload_of(&self.wal, &request).await;
+                // A log that was not found whole yet may have it, but never says that it does not.
+                match self.is_started() || answer.state() == v1::PayloadState::Found {
+                    true => Ok(Say::FetchPayload(answer)),
+                    false => Ok(Say::FetchPayload(v1::FetchPayloadResponse::default())),
+                }
+            }
             Ask::TransferLeader(request) => {
                 let replica = self.replicas.get(request.shard_id);
                 let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
@@ -189,6 +197,9 @@ impl Member {
         &self,
         request: v1::RemoveReplicaRequest,
     ) -> Result<(), v1::Error> {
+        if !self.is_started() {
+            return Err(error::unavailable("this node's log is still being judged"));
+        }
         let id = GroupId {
             shard_id: request.shard_id,
             replica_id: request.replica_id,
@@ -222,9 +233,13 @@ impl Member {
                 _ => Err(error::internal("an answer of another kind")),
             };
         }
-        self.is_fresh(&request.addr).await?;
+        let before = self.is_fresh(&request.addr).await?;
         let node_id = self
             .change_directory(|directory| {
+                if numbers_at(directory, &request.addr) != before {
+                    // Another attempt of the same node was quicker.
+                    return Err(error::already_exists("that node was taken in meanwhile"));
+                }
                 for node in directory
                     .nodes
                     .iter_mut()
@@ -256,7 +271,8 @@ impl Member {
     /// Refuses to take in a node that is a member. It may have asked before it was made one at the
     /// cluster's birth, so the order matters: once there is a directory, every node in it knows
     /// that it belongs here.
-    async fn is_fresh(&self, addr: &str) -> Result<(), v1::Error> {
+    /// Returns the numbers that its address has in the directory.
+    async fn is_fresh(&self, addr: &str) -> Result<Vec<NodeId>, v1::Error> {
         let (directory, _) = self.read_directory().await?;
         if directory.version == 0 {
             return Err(error::unavailable("the cluster is still being made"));
@@ -265,11 +281,21 @@ impl Member {
             addr: self.options.addr.clone(),
         });
         match self.ask(addr, hello, Duration::from_secs(2)).await? {
-            peer_response::Body::Hello(hello) if hello.cluster_id.is_empty() => Ok(()),
+            peer_response::Body::Hello(hello) if hello.cluster_id.is_empty() => {
+                Ok(numbers_at(&directory, addr))
+            }
             peer_response::Body::Hello(_) => {
                 Err(error::already_exists("that node belongs to a cluster already"))
             }
             _ => Err(error::internal("an answer of another kind")),
         }
     }
+}
+
+fn numbers_at(directory: &v1::Directory, addr: &str) -> Vec<NodeId> {
+    let present = directory
+        .nodes
+        .iter()
+        .filter(|node| !node.retired && node.addr == addr);
+    present.map(|node| node.node_id).collect()
 }

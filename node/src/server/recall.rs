@@ -1,7 +1,8 @@
 //! A node that starts again first asks the others whether its log is the one they know.
 //!
 //! Until enough of them have answered, none of its replicas runs: nothing votes and nothing
-//! acknowledges. If one of them was shown a later batch than the log has, the log has forgotten
+//! acknowledges. Enough are as many as make a majority of a shard's voters with this one; they must
+//! have been asked and found whole themselves, unless all answer or nobody else does for a while. If one of them was shown a later batch than the log has, the log has forgotten
 //! (design: amnesia); if the directory says that the node was replaced, it is of the past. Either
 //! way its data is set aside and the node joins again under a new number, as one that lost its
 //! disk does; its replicas come back as learners.
@@ -15,9 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::member::Member;
 use super::node::Node;
+use crate::clock::now;
 use crate::wal::Recovery;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long nodes that do not answer, and may know better than those that do, are waited for.
+const GRACE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Rounds of asking between two lines that say what the node waits for.
 const ROUNDS_PER_LINE: u32 = 50;
@@ -58,13 +62,19 @@ pub(super) async fn recall(
 }
 
 async fn judge(member: &Arc<Member>, found: u64) -> Verdict {
+    let grace_ends = now() + GRACE;
     for round in 1_u32.. {
         let (others, needed) = member.who_remembers();
         let asked = others
             .iter()
             .map(|addr| member.exchange_watermarks(addr, ASK_TIMEOUT));
         let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-        if let Some(verdict) = verdict(member.node_id(), found, &answers, needed) {
+        let asked = Asked {
+            all: others.len(),
+            needed,
+            late: now() >= grace_ends,
+        };
+        if let Some(verdict) = verdict(member.node_id(), found, &answers, asked) {
             return verdict;
         }
         if round.is_multiple_of(ROUNDS_PER_LINE) {
@@ -80,8 +90,19 @@ async fn judge(member: &Arc<Member>, found: u64) -> Verdict {
     unreachable!("there is always another round")
 }
 
-/// `None` while too few have answered.
-fn verdict(node_id: u64, found: u64, answers: &[v1::WatermarksMessage], needed: usize) -> Option<Verdict> {
+#[derive(Clone, Copy)]
+struct Asked {
+    /// How many were asked.
+    all: usize,
+    /// How many must answer.
+    needed: usize,
+    /// Whether the others were waited for long enough.
+    late: bool,
+}
+
+/// `None` while too few have answered. A node that is itself asking may have been away when this one
+/// acknowledged something; its answer counts when there is no better one to be had.
+fn verdict(node_id: u64, found: u64, answers: &[v1::WatermarksMessage], asked: Asked) -> Option<Verdict> {
     if answers.iter().any(|answer| answer.retired) {
         return Some(Verdict::Replaced);
     }
@@ -90,7 +111,14 @@ fn verdict(node_id: u64, found: u64, answers: &[v1::WatermarksMessage], needed: 
     let shown = own.map(|mark| mark.wal_batch).max().unwrap_or_default();
     match shown > found {
         true => Some(Verdict::Forgot { shown }),
-        false => (answers.len() >= needed).then_some(Verdict::Whole),
+        false => {
+            let started = answers.iter().filter(|answer| answer.started).count();
+            let enough = match asked.late || answers.len() == asked.all {
+                true => answers.len() >= asked.needed,
+                false => started >= asked.needed,
+            };
+            enough.then_some(Verdict::Whole)
+        }
     }
 }
 
@@ -125,27 +153,54 @@ mod tests {
         let mark = |node_id, wal_batch| v1::Watermark { node_id, wal_batch };
         v1::WatermarksMessage {
             watermarks: vec![mark(1, own_batch), mark(2, 1_000)],
+            started: true,
             ..Default::default()
+        }
+    }
+
+    fn asking(own_batch: u64) -> v1::WatermarksMessage {
+        v1::WatermarksMessage {
+            started: false,
+            ..answer(own_batch)
+        }
+    }
+
+    fn asked(all: usize, needed: usize) -> Asked {
+        Asked {
+            all,
+            needed,
+            late: false,
         }
     }
 
     #[test]
     fn a_log_is_whole_when_enough_nodes_were_shown_no_more() {
-        assert_eq!(verdict(1, 10, &[], 1), None);
-        assert_eq!(verdict(1, 10, &[answer(10)], 2), None);
-        assert_eq!(verdict(1, 10, &[answer(10), answer(0)], 2), Some(Verdict::Whole));
-        assert_eq!(
-            verdict(1, 10, &[], 0),
-            Some(Verdict::Whole),
-            "nobody else holds anything"
-        );
+        let whole = Some(Verdict::Whole);
+        assert_eq!(verdict(1, 10, &[], asked(2, 1)), None);
+        assert_eq!(verdict(1, 10, &[answer(10)], asked(4, 2)), None);
+        assert_eq!(verdict(1, 10, &[answer(10), answer(0)], asked(4, 2)), whole);
+        let alone = asked(2, 0);
+        assert_eq!(verdict(1, 10, &[], alone), whole, "nobody else holds anything");
+    }
+
+    #[test]
+    fn a_node_that_asks_itself_counts_when_all_have_answered_or_long_enough_was_waited() {
+        let whole = Some(Verdict::Whole);
+        assert_eq!(verdict(1, 10, &[asking(3)], asked(2, 1)), None);
+        assert_eq!(verdict(1, 10, &[asking(3), asking(10)], asked(2, 1)), whole);
+        let late = Asked {
+            late: true,
+            ..asked(2, 1)
+        };
+        assert_eq!(verdict(1, 10, &[asking(3)], late), whole);
+        assert_eq!(verdict(1, 10, &[], late), None);
     }
 
     #[test]
     fn one_node_that_was_shown_more_is_enough() {
         let forgot = Some(Verdict::Forgot { shown: 11 });
-        assert_eq!(verdict(1, 10, &[answer(10), answer(11)], 1), forgot);
-        assert_eq!(verdict(1, 10, &[answer(11)], 2), forgot);
+        assert_eq!(verdict(1, 10, &[answer(10), answer(11)], asked(2, 1)), forgot);
+        assert_eq!(verdict(1, 10, &[asking(11)], asked(4, 2)), forgot);
     }
 
     #[test]
@@ -154,6 +209,9 @@ mod tests {
             retired: true,
             ..answer(3)
         };
-        assert_eq!(verdict(1, 10, &[answer(10), retired], 1), Some(Verdict::Replaced));
+        assert_eq!(
+            verdict(1, 10, &[answer(10), retired], asked(2, 1)),
+            Some(Verdict::Replaced)
+        );
     }
 }

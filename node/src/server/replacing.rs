@@ -151,13 +151,13 @@ impl Member {
                         shard_id,
                         replica_id: replica.id().replica_id,
                         structure: "digest".to_owned(),
-                        position: "voters hold different records, and there is no majority".to_owned(),
+                        position: "no majority of the voters holds the same records".to_owned(),
                         kind: "differs".to_owned(),
                         action: "wait: see the fault model, replicas that differ".to_owned(),
                         ..Default::default()
                     });
                 }
-                Err(refused("the voters differ, and there is no majority among them"))
+                Err(refused("no majority of the voters holds the same records"))
             }
         }
     }

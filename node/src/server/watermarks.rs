@@ -93,7 +93,7 @@ impl Watermarks {
         v1::WatermarksMessage {
             cluster_id: self.cluster_id.clone(),
             watermarks: known.batches.iter().map(mark).collect(),
-            retired: false,
+            ..Default::default()
         }
     }
 
