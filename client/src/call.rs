@@ -31,6 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::Backoff;
 use crate::routing::{Addr, ShardRoute};
 use crate::tokens::Ticket;
+use reelkv_proto::types::ShardId;
 
 /// Better addresses followed without a pause.
 const HOPS_MAX: u32 = 4;
@@ -86,7 +87,7 @@ impl Shared {
         loop {
             let Some(route) = self.routes.lookup(&routed_by) else {
                 let why = Error::unavailable("no shard is known to hold the key");
-                self.retry(&mut tries, Duration::ZERO, why).await?;
+                self.retry(&mut tries, Duration::ZERO, why, None).await?;
                 self.refresh(ask.deadline).await;
                 continue;
             };
@@ -128,6 +129,7 @@ impl Shared {
                 Ok(v1::Response { result, .. }) => match verified(&ask, &route, result) {
                     Ok(answer) => {
                         self.budget.succeeded();
+                        self.waiting.answered(route.shard_id);
                         self.look_for_leader(&route);
                         return Ok(Answered {
                             answer,
@@ -141,27 +143,46 @@ impl Shared {
                 Next::Hop if tries.hops < HOPS_MAX => tries.hops += 1,
                 Next::Hop => {
                     let why = Error::unavailable("the shard moves faster than it can be followed");
-                    self.retry(&mut tries, Duration::ZERO, why).await?;
+                    self.retry(&mut tries, Duration::ZERO, why, Some(route.shard_id))
+                        .await?;
                 }
-                Next::Wait { at_least, why } => self.retry(&mut tries, at_least, why).await?,
+                Next::Wait { at_least, why } => {
+                    self.retry(&mut tries, at_least, why, Some(route.shard_id))
+                        .await?;
+                }
                 Next::Fail(error) => return Err(tries.conclude(error)),
             }
         }
     }
 
-    /// Waits before the next try, or ends the call when its time is over.
-    async fn retry(&self, tries: &mut Tries, at_least: Duration, why: Error) -> Result<()> {
+    /// Waits before the next try, or ends the call when its time is over. The wait for a token ends
+    /// early when another call of the shard is answered.
+    async fn retry(
+        &self,
+        tries: &mut Tries,
+        at_least: Duration,
+        why: Error,
+        shard_id: Option<ShardId>,
+    ) -> Result<()> {
         let pause = tries.backoff.next(&self.jitter).max(at_least);
         let left = tries.deadline.saturating_duration_since(Instant::now());
-        let wait = match left.checked_sub(pause) {
-            Some(spare) if !spare.is_zero() => self.budget.take(spare).map(|queue| pause + queue),
+        let queue = match left.checked_sub(pause) {
+            Some(spare) if !spare.is_zero() => self.budget.take(spare),
             _ => None,
         };
-        let Some(wait) = wait else {
+        let Some(queue) = queue else {
             return Err(tries.conclude(why));
         };
-        tracing::trace!(?wait, %why, "will try again");
-        tokio::time::sleep(wait).await;
+        tracing::trace!(?pause, ?queue, %why, "will try again");
+        match shard_id {
+            Some(shard_id) => {
+                if self.waiting.wait(shard_id, pause, queue, &self.budget).await {
+                    // Whoever was trouble: the shard's leader is known now.
+                    tries.avoid.clear();
+                }
+            }
+            None => tokio::time::sleep(pause + queue).await,
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::connector::{ChannelPool, Connector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyspace::Keyspace;
 use crate::limits;
-use crate::retry::{Jitter, RetryBudget};
+use crate::retry::{Jitter, RetryBudget, Waiting};
 use crate::routing::{Addr, RoutingCache, ShardRoute};
 use crate::tokens::Writers;
 
@@ -40,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) routes: RoutingCache,
     pub(crate) writers: Writers,
     pub(crate) budget: RetryBudget,
+    pub(crate) waiting: Waiting,
     pub(crate) jitter: Jitter,
     /// Held while the map is fetched; counts how often it was.
     refreshing: tokio::sync::Mutex<()>,
@@ -165,6 +166,7 @@ impl Shared {
             routes: RoutingCache::default(),
             writers: Writers::default(),
             budget: RetryBudget::new(),
+            waiting: Waiting::default(),
             jitter: Jitter::new(seed),
             refreshing: tokio::sync::Mutex::new(()),
             refreshes: Mutex::new(Refreshes::default()),

@@ -1,10 +1,16 @@
 //! How often to try again: back-off per call, a budget for all calls of a client.
 
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use reelkv_proto::types::ShardId;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// First wait of a call that failed.
@@ -92,6 +98,73 @@ impl RetryBudget {
     pub(crate) fn succeeded(&self) {
         self.0.lock().add(BUDGET_PER_SUCCESS);
     }
+
+    /// Returns a token that was taken for a wait which turned out not to be needed.
+    fn give_back(&self) {
+        self.0.lock().add(1.0);
+    }
+}
+
+/// Calls that wait for their token, by shard. The first that is answered ends the wait of all: a shard
+/// that has a leader again need not wait until everybody's token is due.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    calls: AtomicUsize,
+    shards: Mutex<HashMap<ShardId, Arc<Notify>>>,
+}
+
+impl Waiting {
+    /// Waits for `pause`, and then for `queue` or until some call of the shard is answered. Returns
+    /// whether it was.
+    pub(crate) async fn wait(
+        &self,
+        shard_id: ShardId,
+        pause: Duration,
+        queue: Duration,
+        budget: &RetryBudget,
+    ) -> bool {
+        let shard = self.shards.lock().entry(shard_id).or_default().clone();
+        let mut answered = pin!(shard.notified());
+        // An answer during the pause counts, and does not end it: what fails for another reason
+        // must not be tried at the rate of what succeeds.
+        answered.as_mut().enable();
+        let _counted = Counted::new(&self.calls);
+        tokio::time::sleep(pause).await;
+        tokio::select! {
+            biased;
+            () = answered => {
+                budget.give_back();
+                true
+            }
+            () = tokio::time::sleep(queue) => false,
+        }
+    }
+
+    /// A call of the shard was answered.
+    pub(crate) fn answered(&self, shard_id: ShardId) {
+        if self.calls.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if let Some(shard) = self.shards.lock().get(&shard_id) {
+            shard.notify_waiters();
+        }
+    }
+}
+
+/// One call that waits, however its wait ends.
+struct Counted<'calls>(&'calls AtomicUsize);
+
+impl<'calls> Counted<'calls> {
+    fn new(calls: &'calls AtomicUsize) -> Self {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Self(calls)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Bucket {
@@ -120,6 +193,28 @@ mod tests {
                 "wait {n} is {wait:?} of {full:?}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_the_waits_of_its_shard_and_no_others() {
+        let (waiting, budget) = (Arc::new(Waiting::default()), Arc::new(RetryBudget::new()));
+        let wait = |shard_id, pause_ms| {
+            let (waiting, budget) = (waiting.clone(), budget.clone());
+            tokio::spawn(async move {
+                let (begun, pause) = (Instant::now(), Duration::from_millis(pause_ms));
+                let answered = waiting
+                    .wait(shard_id, pause, Duration::from_secs(5), &budget)
+                    .await;
+                (answered, begun.elapsed().as_millis())
+            })
+        };
+        let (queued, pausing, other) = (wait(1, 200), wait(1, 1_500), wait(2, 0));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        waiting.answered(1);
+        assert_eq!(queued.await.unwrap(), (true, 1_000));
+        assert_eq!(pausing.await.unwrap(), (true, 1_500), "its own pause is kept");
+        assert_eq!(other.await.unwrap(), (false, 5_000));
+        assert_eq!(waiting.calls.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
