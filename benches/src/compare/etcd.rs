@@ -46,6 +46,17 @@ pub async fn start_cluster(directory: &Path) -> anyhow::Result<Etcd> {
             &directory.join(format!("m{n}.log")),
         )?);
     }
+    // A connection spreads its requests over all members, and fails those to one that is not up yet.
+    let deadline = Instant::now() + START_TIMEOUT;
+    for port in client_ports {
+        while tokio::net::TcpStream::connect(("127.0.0.1", *port))
+            .await
+            .is_err()
+        {
+            anyhow::ensure!(Instant::now() < deadline, "etcd does not listen on port {port}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
     let endpoints: Vec<_> = client_ports.iter().map(|port| url(*port)).collect();
     let mut targets = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -54,10 +65,11 @@ pub async fn start_cluster(directory: &Path) -> anyhow::Result<Etcd> {
             .context("connect to etcd")?;
         targets.push(Target::Etcd(client.kv_client()));
     }
-    let deadline = Instant::now() + START_TIMEOUT;
-    while let Err(kind) = targets[0].clone().put([0; 8], "ready?".into()).await {
-        anyhow::ensure!(Instant::now() < deadline, "etcd does not answer: {kind}");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    for target in &targets {
+        while let Err(kind) = target.clone().put([0; 8], "ready?".into()).await {
+            anyhow::ensure!(Instant::now() < deadline, "etcd does not answer: {kind}");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
     }
     Ok(Etcd {
         targets,
