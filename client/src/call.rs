@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reelkv_proto::checksum::client_crc;
-use reelkv_proto::types::{KeyRange, KeyspaceId, split_stored_key, stored_key};
+use reelkv_proto::types::{KeyRange, KeyspaceId, ShardId, split_stored_key, stored_key};
 use reelkv_proto::v1;
 use reelkv_proto::v1::error::Kind;
 use reelkv_proto::v1::request::Op;
@@ -31,7 +31,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::Backoff;
 use crate::routing::{Addr, ShardRoute};
 use crate::tokens::Ticket;
-use reelkv_proto::types::ShardId;
 
 /// Better addresses followed without a pause.
 const HOPS_MAX: u32 = 4;

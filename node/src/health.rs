@@ -64,9 +64,9 @@ impl Health {
     pub fn repaired(&self, shard_id: u64, structure: &str) -> usize {
         let now_ms = self.clock.wall_ms();
         let mut events = self.events.lock();
-        let open = events.iter_mut().filter(|event| {
-            event.shard_id == shard_id && event.structure == structure && event.repaired_at_ms == 0
-        });
+        let open = events
+            .iter_mut()
+            .filter(|event| is_open_at(event, shard_id, structure));
         let mut repaired = 0;
         for event in open {
             event.repaired_at_ms = now_ms.max(event.detected_at_ms);
@@ -80,9 +80,8 @@ impl Health {
 
     /// Whether damage to a shard's structure is known and not repaired.
     pub fn is_open(&self, shard_id: u64, structure: &str) -> bool {
-        self.events.lock().iter().any(|event| {
-            event.shard_id == shard_id && event.structure == structure && event.repaired_at_ms == 0
-        })
+        let events = self.events.lock();
+        events.iter().any(|event| is_open_at(event, shard_id, structure))
     }
 
     /// All events, oldest first.
@@ -103,4 +102,8 @@ impl Health {
             .filter(|event| event.repaired_at_ms == 0)
             .count()
     }
+}
+
+fn is_open_at(event: &DamageEvent, shard_id: u64, structure: &str) -> bool {
+    event.shard_id == shard_id && event.structure == structure && event.repaired_at_ms == 0
 }

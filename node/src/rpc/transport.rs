@@ -18,11 +18,11 @@ use prost::Message;
 use reelkv_proto::v1::peer_client::PeerClient;
 use reelkv_proto::v1::{self, peer_frame};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::peer::{frame, verified};
+use crate::clock::{Instant, now};
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::raft::transport::{Transport, TransportError, ViewStream};
 
@@ -116,7 +116,7 @@ impl Link {
         request: v1::PeerRequest,
         timeout: Duration,
     ) -> Result<v1::PeerResponse, TransportError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = now() + timeout;
         let bytes = Bytes::from(request.encode_to_vec());
         let cost = (bytes.len() + OVERHEAD_BYTES).min(OUTSTANDING_BYTES_MAX) as u32;
         let room = tokio::time::timeout_at(deadline, self.room.clone().acquire_many_owned(cost));
@@ -205,7 +205,7 @@ impl MessageStream {
 
     fn end(&self, reason: String) {
         let mut state = self.state.lock();
-        state.ended = Some((Instant::now(), reason));
+        state.ended = Some((now(), reason));
         state.waiting.clear();
     }
 }

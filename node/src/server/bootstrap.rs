@@ -5,19 +5,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reelkv_proto::types::{FIRST_USER_KEY, META_SHARD};
+use reelkv_proto::v1::error::Kind;
 use reelkv_proto::v1::{self, peer_request, peer_response};
 
-use reelkv_proto::v1::error::Kind;
-
-use super::directory::DirectoryCopy;
-use super::identity::{self, Identity};
+use super::identity::Identity;
 use super::member::Member;
-use super::node::{Node, Past};
+use super::node::Node;
 use crate::clock::now;
 use crate::error;
 use crate::limits::INITIAL_SHARDS_MAX;
 use crate::placement::spread;
 use crate::shard::Control;
+use crate::wal::GroupId;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -195,15 +194,9 @@ impl Node {
             cluster_id,
             node_id: request.node_id,
         };
-        if let Some(plan) = request.directory.clone() {
-            // Before the identity: a member always knows what its cluster is to be.
-            let copy = self.options.data_dir.join("directory");
-            DirectoryCopy::open(self.disk.clone(), copy).learn(plan);
-        }
-        identity::store(&*self.disk, &self.options.data_dir, &identity)
-            .map_err(|failed| error::internal(failed.to_string()))?;
-        let joined = self.become_member(identity, request.directory, Past::None).await;
-        joined.map_err(|failed| error::internal(failed.to_string()))
+        self.take_number(identity, request.directory)
+            .await
+            .map_err(error::internal)
     }
 
     /// Has one of a shard's first replicas made on the node it belongs to. A node that was started
@@ -287,14 +280,11 @@ impl Member {
         if !self.is_started() {
             return Err(error::unavailable("this node's log is still being judged"));
         }
-        let lost = self.lost.lock().iter().any(|id| {
-            request.replica_id == id.replica_id
-                && request
-                    .descriptor
-                    .as_ref()
-                    .is_some_and(|shard| shard.shard_id == id.shard_id)
-        });
-        if lost {
+        let id = GroupId {
+            shard_id: request.descriptor.as_ref().map_or(0, |shard| shard.shard_id),
+            replica_id: request.replica_id,
+        };
+        if self.lost.lock().contains(&id) {
             return Err(error::already_exists("that replica was here and is lost"));
         }
         self.replicas.create(request).await

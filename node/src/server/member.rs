@@ -66,7 +66,6 @@ impl Member {
     pub(super) async fn open(
         node: &Arc<Node>,
         identity: Identity,
-        directory: Option<v1::Directory>,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
         let options = node.options.clone();
         let dir = &options.data_dir;
@@ -83,9 +82,6 @@ impl Member {
         .await?;
         let storage = Storage::new(node.disk.clone(), dir.join("trees"), options.storage.clone())?;
         let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"));
-        if let Some(directory) = directory {
-            copy.learn(directory);
-        }
         let cluster_id = Bytes::copy_from_slice(&identity.cluster_id);
         let watermarks = Watermarks::open(node.disk.clone(), dir.join("watermarks"), cluster_id.clone());
         let watermarks = Arc::new(watermarks);

@@ -12,6 +12,7 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::directory::DirectoryCopy;
 use super::identity::{self, Identity, IdentityError, Loaded};
 use super::member::Member;
 use crate::clock::SharedClock;
@@ -155,7 +156,7 @@ impl Node {
             _lock: lock,
         });
         match identity {
-            Some(identity) => node.become_member(identity, None, Past::Recorded).await?,
+            Some(identity) => node.become_member(identity, Past::Recorded).await?,
             None => {
                 node.set_leftovers_aside()
                     .map_err(|source| OpenError::Directory { dir, source })?;
@@ -199,14 +200,28 @@ impl Node {
         Ok(())
     }
 
-    /// Takes part in a cluster from now on.
-    pub(super) async fn become_member(
+    /// Takes the number that a cluster has given this node, and its place in it. The map is written
+    /// before the identity: a member always knows what its cluster is, or is to be.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub(super) async fn take_number(
         self: &Arc<Self>,
         identity: Identity,
         directory: Option<v1::Directory>,
-        past: Past,
-    ) -> Result<(), OpenError> {
-        let (member, recovery) = Member::open(self, identity, directory).await?;
+    ) -> Result<(), String> {
+        if let Some(directory) = directory {
+            let copy = self.options.data_dir.join("directory");
+            DirectoryCopy::open(self.disk.clone(), copy).learn(directory);
+        }
+        identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
+        let joined = self.become_member(identity, Past::None).await;
+        joined.map_err(|e| e.to_string())
+    }
+
+    /// Takes part in a cluster from now on.
+    async fn become_member(self: &Arc<Self>, identity: Identity, past: Past) -> Result<(), OpenError> {
+        let (member, recovery) = Member::open(self, identity).await?;
         *self.member.write() = Some(member.clone());
         self.joined.send_replace(true);
         member.start(self, recovery, past).await;
@@ -323,10 +338,7 @@ impl Node {
             cluster_id,
             node_id: registered.node_id,
         };
-        identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
-        self.become_member(identity, registered.directory, Past::None)
-            .await
-            .map_err(|e| e.to_string())?;
+        self.take_number(identity, registered.directory).await?;
         for structure in ["identity", "wal"] {
             self.health.repaired(0, structure);
         }

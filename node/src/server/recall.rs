@@ -2,10 +2,12 @@
 //!
 //! Until enough of them have answered, none of its replicas runs: nothing votes and nothing
 //! acknowledges. Enough are as many as make a majority of a shard's voters with this one; they must
-//! have been asked and found whole themselves, unless all answer or nobody else does for a while. If one of them was shown a later batch than the log has, the log has forgotten
-//! (design: amnesia); if the directory says that the node was replaced, it is of the past. Either
-//! way its data is set aside and the node joins again under a new number, as one that lost its
-//! disk does; its replicas come back as learners.
+//! have asked and been found whole themselves, unless all answer or nobody else does for a while.
+//!
+//! If one of them was shown a later batch than the log has, the log has forgotten (amnesia); if the
+//! directory says that the node was replaced, it is of the past. Either way its data is set aside
+//! and the node joins again under a new number, as one that lost its disk does; its replicas come
+//! back as learners.
 
 use std::sync::Arc;
 use std::time::Duration;
