@@ -4,6 +4,8 @@
 //! Every page is one story in virtual time on a simulated cluster of three nodes, told for several
 //! seeds: `REELKV_PAGE_SEEDS=50` sets how many (default 3), `REELKV_SEED=7` runs that one alone.
 
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,254 +19,14 @@ use reelkv::disk::Mode;
 use reelkv::disk::sim::SimDisk;
 use reelkv::rpc::handler::AdminHandler;
 use reelkv::rpc::http::HttpPage;
-use reelkv::server::{Front, Node};
 use reelkv::wal::{GroupId, Identity, Vote, Wal, WalConfig};
-use reelkv_jepsen::sim::{Cluster, Network, Settings};
 use reelkv_proto::v1::error::Kind;
-use reelkv_proto::v1::{self, request::Op, response};
+use reelkv_proto::v1::{self, response};
+use world::{Client, VICTIM, World, key, page, value};
 
 /// The shard of the directory.
 const META_SHARD: u64 = 1;
-const VICTIM: usize = 1;
 const WAL_DIR: &str = "/data/wal";
-
-/// Runs a page for some seeds; a failure says which.
-fn page<Story>(name: &str, story: impl Fn(World) -> Story)
-where
-    Story: Future<Output = anyhow::Result<()>>,
-{
-    let seeds = match number("REELKV_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("REELKV_PAGE_SEEDS").unwrap_or(3),
-    };
-    for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build();
-        let runtime = runtime.expect("a runtime");
-        let outcome = runtime.block_on(async { story(World::start(seed).await?).await });
-        runtime.shutdown_timeout(Duration::from_secs(5));
-        if let Err(error) = outcome {
-            panic!(
-                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test replacement {name}"
-            );
-        }
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok())
-}
-
-/// A cluster and what clients were told is in it.
-struct World {
-    seed: u64,
-    cluster: Cluster,
-    client: Client,
-    acknowledged: BTreeMap<Bytes, Bytes>,
-    next: u64,
-}
-
-/// Sends single requests, to any node; knows no map.
-#[derive(Clone)]
-struct Client {
-    network: Network,
-    addrs: Vec<String>,
-    keyspace_id: u32,
-}
-
-/// Keys spread over the first byte, and so over the shards.
-fn key(number: u64) -> Bytes {
-    let mut key = vec![(number * 41 % 256) as u8];
-    key.extend(number.to_be_bytes());
-    key.into()
-}
-
-fn value(number: u64) -> Bytes {
-    format!("<the value of {number:08}>").repeat(4).into()
-}
-
-impl Client {
-    /// One attempt at one node; `None` when it was not done or nobody knows.
-    async fn once(&self, addr: &str, op: Op) -> Option<response::Result> {
-        let request = v1::Request {
-            id: 1,
-            timeout_ms: 3_000,
-            op: Some(op),
-        };
-        let response =
-            tokio::time::timeout(Duration::from_millis(3_500), self.network.request(addr, request)).await;
-        match response.ok().flatten()?.result? {
-            response::Result::Error(_) => None,
-            result => Some(result),
-        }
-    }
-
-    fn put_op(&self, key: &Bytes, value: &Bytes) -> Op {
-        let client_crc = Some(reelkv_proto::checksum::client_crc(self.keyspace_id, key, value));
-        let (key, value, keyspace_id) = (key.clone(), value.clone(), self.keyspace_id);
-        Op::Put(v1::PutRequest {
-            keyspace_id,
-            key,
-            value,
-            client_crc,
-            ..Default::default()
-        })
-    }
-
-    fn get_op(&self, key: &Bytes) -> Op {
-        Op::Get(v1::GetRequest {
-            keyspace_id: self.keyspace_id,
-            key: key.clone(),
-            ..Default::default()
-        })
-    }
-
-    /// Tries an operation at one node after the other for at most `limit`.
-    async fn insist(&self, addrs: &[String], op: Op, limit: Duration) -> anyhow::Result<response::Result> {
-        let deadline = now() + limit;
-        for attempt in 0.. {
-            if let Some(result) = self.once(&addrs[attempt % addrs.len()], op.clone()).await {
-                return Ok(result);
-            }
-            ensure!(now() < deadline, "not done within {limit:?}: {op:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        unreachable!("the attempts end at the deadline")
-    }
-
-    /// Reads a key at one of `addrs`.
-    async fn get(&self, addrs: &[String], key: &Bytes, limit: Duration) -> anyhow::Result<Option<Bytes>> {
-        match self.insist(addrs, self.get_op(key), limit).await? {
-            response::Result::Get(get) => Ok(get.record.map(|record| record.value)),
-            other => bail!("a read was answered by {other:?}"),
-        }
-    }
-}
-
-impl World {
-    async fn start(seed: u64) -> anyhow::Result<Self> {
-        let mut cluster = Cluster::new(Settings::default(), seed);
-        let keyspace = cluster.start("replacement").await?;
-        let client = Client {
-            network: cluster.network().clone(),
-            addrs: cluster.addrs(),
-            keyspace_id: keyspace.keyspace_id,
-        };
-        let mut world = Self {
-            seed,
-            cluster,
-            client,
-            acknowledged: BTreeMap::new(),
-            next: 1,
-        };
-        world.healthy().await?;
-        world.write(60).await?;
-        Ok(world)
-    }
-
-    /// Writes fresh keys, each within ten seconds.
-    async fn write(&mut self, count: u64) -> anyhow::Result<()> {
-        let addrs = self.client.addrs.clone();
-        self.write_through(&addrs, count).await
-    }
-
-    async fn write_through(&mut self, addrs: &[String], count: u64) -> anyhow::Result<()> {
-        for _ in 0..count {
-            let (key, value) = (key(self.next), value(self.next));
-            self.next += 1;
-            self.client
-                .insist(addrs, self.client.put_op(&key, &value), Duration::from_secs(10))
-                .await?;
-            self.acknowledged.insert(key, value);
-        }
-        Ok(())
-    }
-
-    /// Everything acknowledged can be read through any of the nodes.
-    async fn read_all_through(&self, addrs: &[String]) -> anyhow::Result<()> {
-        for (key, value) in &self.acknowledged {
-            let found = self.client.get(addrs, key, Duration::from_secs(10)).await?;
-            ensure!(
-                found.as_ref() == Some(value),
-                "{key:?} was acknowledged as {value:?} and is {found:?}"
-            );
-        }
-        Ok(())
-    }
-
-    fn front(&self, position: usize) -> anyhow::Result<Front> {
-        Ok(Front(
-            self.cluster
-                .node(position)
-                .with_context(|| format!("node {position} is off"))?,
-        ))
-    }
-
-    /// Boots a machine and waits until its replicas run.
-    async fn restart(&mut self, position: usize) -> anyhow::Result<()> {
-        self.cluster.start_node(position).await?;
-        let deadline = now() + Duration::from_secs(120);
-        let started = |node: Arc<Node>| node.member().is_some_and(|member| member.is_started());
-        while !self.cluster.node(position).is_some_and(started) {
-            ensure!(now() < deadline, "node {position} does not start its replicas");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-
-    /// The number the node on a machine has in the cluster.
-    fn node_number(&self, position: usize) -> anyhow::Result<u64> {
-        let node = self.cluster.node(position).context("the machine is off")?;
-        Ok(node.member().context("the node is no member")?.node_id())
-    }
-
-    async fn node_status(&self, position: usize) -> anyhow::Result<v1::NodeStatus> {
-        self.front(position)?
-            .node_status()
-            .await
-            .map_err(|error| anyhow::anyhow!(error.message))
-    }
-
-    /// Waits until every node says that nothing is wrong, for at most two minutes.
-    async fn healthy(&self) -> anyhow::Result<()> {
-        let deadline = now() + Duration::from_secs(120);
-        for position in 0..self.client.addrs.len() {
-            loop {
-                let status = self.front(position)?.cluster_status().await;
-                let status = status.map_err(|error| anyhow::anyhow!(error.message))?;
-                if status.health() == v1::Health::Ok {
-                    break;
-                }
-                if now() > deadline {
-                    let damage = self.node_status(VICTIM).await?.damage;
-                    let open: Vec<_> = damage.iter().filter(|event| event.repaired_at_ms == 0).collect();
-                    bail!(
-                        "node {position} says: {}; open damage of the victim: {open:#?}",
-                        status.summary
-                    );
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// The end of every page: all is well, the replicas agree, and nothing acknowledged is missing.
-    async fn ends_well(&mut self) -> anyhow::Result<()> {
-        self.healthy().await?;
-        self.write(20).await?;
-        let shards = self.cluster.agree().await?;
-        ensure!(shards > 3, "only {shards} shards were compared");
-        self.read_all_through(&self.client.addrs).await
-    }
-
-    /// Time for checkpoints to be made and the log to go idle.
-    async fn settle(&self) {
-        tokio::time::sleep(Duration::from_secs(6)).await;
-    }
-}
 
 #[test]
 fn lost_trees_are_reported_and_refilled() {
@@ -518,11 +280,7 @@ fn a_learner_of_voters_that_differ_waits_until_they_agree() {
 
 /// How many data shards have let the beginning of their log go on node 1.
 fn purged_shards(world: &World) -> anyhow::Result<usize> {
-    let member = world
-        .cluster
-        .node(0)
-        .and_then(|node| node.member())
-        .context("node 1 is a member")?;
+    let member = world.member(0)?;
     let replicas = member
         .replicas()
         .all()
@@ -535,12 +293,7 @@ fn purged_shards(world: &World) -> anyhow::Result<usize> {
 
 /// The replica of each shard at an address, as node 1 knows it.
 fn replicas_at(world: &World, addr: &str) -> anyhow::Result<BTreeMap<u64, v1::ReplicaDescriptor>> {
-    let directory = world
-        .cluster
-        .node(0)
-        .and_then(|node| node.member())
-        .context("node 1 is a member")?
-        .directory();
+    let directory = world.member(0)?.directory();
     let here = |shard: &v1::ShardDescriptor| {
         let replica = shard.replicas.iter().find(|replica| replica.addr == addr)?;
         Some((shard.shard_id, replica.clone()))
@@ -619,11 +372,7 @@ fn a_damaged_old_payload_of_the_log_is_fetched_again_and_the_vote_kept() {
             world.write(1).await?;
             world.write(30).await?; // later batches say that it was synced
             world.settle().await;
-            let member = world
-                .cluster
-                .node(VICTIM)
-                .and_then(|node| node.member())
-                .context("a member")?;
+            let member = world.member(VICTIM)?;
             let cluster_id = member.cluster_id()[..].try_into().context("16 bytes")?;
             let identity = Identity {
                 cluster_id,
@@ -667,11 +416,7 @@ fn a_damaged_old_payload_of_the_log_is_fetched_again_and_the_vote_kept() {
                     .any(|event| event.structure == "wal" && event.shard_id == id.shard_id),
                 "{damage:#?}"
             );
-            let member = world
-                .cluster
-                .node(VICTIM)
-                .and_then(|node| node.member())
-                .context("a member")?;
+            let member = world.member(VICTIM)?;
             let replica = member
                 .replicas()
                 .get(id.shard_id)
