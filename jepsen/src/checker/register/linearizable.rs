@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use crate::history::{Event, Operation, Outcome};
+use super::events::{Event, Operation, Outcome};
 
 /// What the judge found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::history::{Event, Operation, Outcome};
+use super::events::{Event, Operation, Outcome};
 
 /// What contradicts the claimed order: the events at fault, by index.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -62,21 +62,3 @@ impl Event {
         }
     }
 }
-
-/// A hash that is equal for equal histories.
-pub fn fingerprint(events: &[Event]) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    for event in events {
-        (
-            event.client,
-            event.key,
-            event.operation,
-            event.outcome,
-            event.version,
-        )
-            .hash(&mut hasher);
-        (event.invoked_us, event.completed_us).hash(&mut hasher);
-    }
-    hasher.finish()
-}

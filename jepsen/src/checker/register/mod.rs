@@ -1,0 +1,8 @@
+//! Registers: is every key's history linearizable?
+//!
+//! - [`versions`] judges by the order that the answers' versions claim: a witness, in one pass;
+//! - [`linearizable`] trusts no version and searches for an order of its own.
+
+pub mod events;
+pub mod linearizable;
+pub mod versions;
