@@ -1,2 +1,7 @@
-//! (under construction)
-fn main() {}
+//! `reelkv-jepsen`: runs workloads under faults and judges what clients saw.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    reelkv_jepsen::cli::main()
+}

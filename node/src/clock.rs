@@ -59,8 +59,24 @@ impl Clock for SystemClock {
 #[derive(Debug)]
 pub struct SimClock {
     started: Instant,
-    offset_ms: Mutex<i64>,
+    error: Mutex<ClockError>,
     rng: Mutex<SmallRng>,
+}
+
+/// How a simulated wall clock is wrong.
+#[derive(Clone, Copy, Debug)]
+struct ClockError {
+    offset_ms: i64,
+    /// Seconds gained per million seconds; may be negative.
+    drift_ppm: i64,
+    drifts_since: Instant,
+}
+
+impl ClockError {
+    fn now_ms(&self) -> i64 {
+        let drifting_ms = self.drifts_since.elapsed().as_millis() as i64;
+        self.offset_ms + drifting_ms * self.drift_ppm / 1_000_000
+    }
 }
 
 impl SimClock {
@@ -73,21 +89,35 @@ impl SimClock {
         let offset_ms = rng.random_range(-1_000..1_000);
         Self {
             started: now(),
-            offset_ms: Mutex::new(offset_ms),
+            error: Mutex::new(ClockError {
+                offset_ms,
+                drift_ppm: 0,
+                drifts_since: now(),
+            }),
             rng: Mutex::new(rng),
         }
     }
 
     /// Makes the wall clock jump.
     pub fn jump_ms(&self, by_ms: i64) {
-        *self.offset_ms.lock() += by_ms;
+        self.error.lock().offset_ms += by_ms;
+    }
+
+    /// Makes the wall clock go faster or slower from now on, by so many seconds per million.
+    pub fn drift_ppm(&self, drift_ppm: i64) {
+        let mut error = self.error.lock();
+        *error = ClockError {
+            offset_ms: error.now_ms(),
+            drift_ppm,
+            drifts_since: now(),
+        };
     }
 }
 
 impl Clock for SimClock {
     fn wall_ms(&self) -> u64 {
         let elapsed_ms = now().duration_since(self.started).as_millis() as u64;
-        (Self::EPOCH_MS + elapsed_ms).saturating_add_signed(*self.offset_ms.lock())
+        (Self::EPOCH_MS + elapsed_ms).saturating_add_signed(self.error.lock().now_ms())
     }
 
     fn random_u64(&self) -> u64 {

@@ -1,1 +1,1 @@
-//! Histories in Jepsen's form.
+#![allow(missing_docs)] use std::{path::Path,io}; pub fn write(_: &Path, _: &[super::Event]) -> io::Result<()> { Ok(()) }

@@ -124,6 +124,30 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The name of its kind, as in a stored history.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Delete { .. } => "delete",
+            Self::WriteIf { .. } => "write-if",
+            Self::WriteFor { .. } => "write-for",
+            Self::Add { .. } => "add",
+            Self::ReadCounter { .. } => "read-counter",
+            Self::Insert { .. } => "insert",
+            Self::ReadSet => "read-set",
+            Self::Transfer { .. } => "transfer",
+            Self::ReadBalances { .. } => "read-balances",
+            Self::WriteGroup { .. } => "write-group",
+            Self::ReadPage { .. } => "read-page",
+            Self::Append { .. } => "append",
+            Self::ReadList { .. } => "read-list",
+            Self::Probe { .. } => "probe",
+        }
+    }
+}
+
 /// What a client was told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

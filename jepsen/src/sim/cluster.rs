@@ -197,70 +197,34 @@ impl Cluster {
         self.machines.iter().map(|machine| machine.addr.clone()).collect()
     }
 
+    /// Its shape.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// The network.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// Makes a machine's wall clock jump.
-    pub fn jump_clock(&self, position: usize, by_ms: i64) {
-        self.machines[position].clock.jump_ms(by_ms);
+    /// A machine's wall clock.
+    pub fn clock(&self, position: usize) -> &SimClock {
+        &self.machines[position].clock
     }
 
-    /// Waits until every shard's replicas agree on all they hold.
-    ///
-    /// # Errors
-    /// They do not within two virtual minutes; says which shard and how they differ.
-    pub async fn agree(&self) -> anyhow::Result<usize> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
-        loop {
-            match self.compare().await {
-                Ok(shards) => return Ok(shards),
-                Err(difference) if tokio::time::Instant::now() > deadline => return Err(difference),
-                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
-            }
-        }
+    /// Puts other trees into a machine that is off.
+    pub fn put_back_trees(&mut self, position: usize, trees: MemoryDevice) {
+        self.machines[position].device = Arc::new(trees);
     }
 
-    async fn compare(&self) -> anyhow::Result<usize> {
-        let first = self.node(0).context("node 1 is off")?;
-        let directory = first
-            .member()
-            .context("node 1 belongs to no cluster")?
-            .directory();
-        for shard in &directory.shards {
-            let mut seen: Option<(String, v1::ReplicaDigest)> = None;
-            let mut holders = 0;
-            for addr in self.addrs() {
-                let node = self
-                    .network
-                    .node(&addr)
-                    .with_context(|| format!("{addr} is off"))?;
-                let request = v1::GetReplicaDigestRequest {
-                    shard_id: shard.shard_id,
-                };
-                let digest = Front(node).replica_digest(request).await;
-                let digest = match digest {
-                    Ok(digest) => digest,
-                    Err(error) if error.message.contains("holds no replica") => continue,
-                    Err(error) => bail!("{addr}: {}", error.message),
-                };
-                holders += 1;
-                match &seen {
-                    None => seen = Some((addr, digest)),
-                    Some((_, other)) if *other == digest => {}
-                    Some((other_addr, other)) => {
-                        bail!(
-                            "shard {}: {other_addr} has {other:?}, {addr} has {digest:?}",
-                            shard.shard_id
-                        )
-                    }
-                }
-            }
-            if holders < self.settings.replicas {
-                bail!("shard {} has {holders} replicas", shard.shard_id);
-            }
+    /// Ends everything that is wrong with network, disks and the speed of clocks.
+    pub fn heal(&self) {
+        self.network.heal();
+        for machine in &self.machines {
+            machine.disk.fail_reads(0);
+            machine.disk.fill_up(false);
+            machine.disk.slow_down(None);
+            machine.clock.drift_ppm(0);
         }
-        Ok(directory.shards.len())
     }
 }

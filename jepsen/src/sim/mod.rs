@@ -6,9 +6,11 @@
 //! and all its connections; what its old tasks still do reaches neither disk nor network.
 
 mod cluster;
-mod nemesis;
+mod connector;
+mod integrity;
 mod network;
+mod parting;
 
 pub use cluster::{Cluster, Settings};
-pub use nemesis::{Fault, Nemesis};
-pub use network::Network;
+pub use connector::SimConnector;
+pub use network::{Happened, Network, Weather};

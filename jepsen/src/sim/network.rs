@@ -1,22 +1,70 @@
-//! A network in memory that delays, loses and cuts.
+//! A network in memory that delays, loses, duplicates, reorders, corrupts and cuts.
+//!
+//! Every message waits for a time of its own, so messages overtake one another as soon as delays
+//! differ. A corrupted message between nodes has one bit of its frame flipped, exactly where a
+//! wire would: the frame's own checksum is what has to notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
+use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use reelkv::raft::transport::{PeerHandler, Transport, TransportError, ViewStream};
-use reelkv::rpc::handler::KvHandler;
+use reelkv::rpc::handler::{AdminHandler, KvHandler};
+use reelkv::rpc::{frame, verified};
 use reelkv::server::{Front, Node, Peers};
-use reelkv_proto::v1::{self, peer_request};
+use reelkv_proto::v1::{self, peer_frame, peer_request};
 
 /// Longest delay of a message in a calm network.
 const DELAY_MAX: Duration = Duration::from_micros(800);
+
+/// What the network does to messages; calm by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// Probability that a message is lost, in parts per thousand.
+    pub loss_per_mille: u32,
+    /// Probability that a request arrives twice, in parts per thousand.
+    pub duplicate_per_mille: u32,
+    /// Probability that a bit of a message between nodes is flipped, in parts per thousand.
+    pub corrupt_per_mille: u32,
+    /// Longest delay of a message.
+    pub delay_max: Duration,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self {
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            corrupt_per_mille: 0,
+            delay_max: DELAY_MAX,
+        }
+    }
+}
+
+/// What has happened to messages so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    /// Delivered, answers included.
+    pub delivered: u64,
+    /// Lost by chance.
+    pub lost: u64,
+    /// Lost because the way was cut.
+    pub cut: u64,
+    /// Requests that arrived a second time.
+    pub duplicated: u64,
+    /// Frames with a flipped bit.
+    pub corrupted: u64,
+    /// Messages that took longer than a calm network's longest delay.
+    pub delayed: u64,
+}
 
 struct Attached {
     node: Arc<Node>,
@@ -31,8 +79,8 @@ struct State {
     cut: BTreeSet<(String, String)>,
     /// Shards whose replicas hear nothing from one another.
     silent_shards: BTreeSet<u64>,
-    /// Probability that a message is lost, in parts per thousand.
-    loss_per_mille: u32,
+    weather: Weather,
+    happened: Happened,
     rng: SmallRng,
 }
 
@@ -48,7 +96,8 @@ impl Network {
             lives: 0,
             cut: BTreeSet::new(),
             silent_shards: BTreeSet::new(),
-            loss_per_mille: 0,
+            weather: Weather::default(),
+            happened: Happened::default(),
             rng: SmallRng::seed_from_u64(seed),
         })))
     }
@@ -92,9 +141,20 @@ impl Network {
         self.0.lock().cut.insert((from.to_owned(), to.to_owned()));
     }
 
-    /// Loses this share of all messages, in parts per thousand.
-    pub fn lose_per_mille(&self, share: u32) {
-        self.0.lock().loss_per_mille = share;
+    /// Loses everything between two addresses.
+    pub fn part(&self, one: &str, other: &str) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// Carries everything again that was cut.
+    pub fn join(&self) {
+        self.0.lock().cut.clear();
+    }
+
+    /// Changes what happens to messages.
+    pub fn weather(&self, weather: Weather) {
+        self.0.lock().weather = weather;
     }
 
     /// Loses all Raft messages of a shard: its replicas run, and none can lead.
@@ -107,7 +167,12 @@ impl Network {
         let mut state = self.0.lock();
         state.cut.clear();
         state.silent_shards.clear();
-        state.loss_per_mille = 0;
+        state.weather = Weather::default();
+    }
+
+    /// What has happened to messages so far.
+    pub fn happened(&self) -> Happened {
+        self.0.lock().happened
     }
 
     fn is_silent(&self, shard_id: u64) -> bool {
@@ -118,27 +183,110 @@ impl Network {
     pub async fn request(&self, addr: &str, request: v1::Request) -> Option<v1::Response> {
         self.travel("client", addr, None).await.ok()?;
         let node = self.node(addr)?;
+        if self.arrives_twice() {
+            let again = (Front(node.clone()), request.clone());
+            tokio::spawn(async move { again.0.request(again.1).await });
+        }
         let response = Front(node).request(request).await;
         self.travel(addr, "client", None).await.ok()?;
         Some(response)
     }
 
+    /// The map as a node knows it; `None` when no answer comes.
+    pub async fn directory(&self, addr: &str) -> Option<v1::Directory> {
+        self.travel("client", addr, None).await.ok()?;
+        let front = Front(self.node(addr)?);
+        let answer = front.directory(v1::GetDirectoryRequest::default()).await;
+        self.travel(addr, "client", None).await.ok()?;
+        answer.ok()
+    }
+
     /// Waits as a message from one address to another does. An error: it is lost.
     async fn travel(&self, from: &str, to: &str, life: Option<u64>) -> Result<(), ()> {
         let delay = {
-            let mut state = self.0.lock();
-            let share = state.loss_per_mille;
-            let lost =
-                state.cut.contains(&(from.to_owned(), to.to_owned())) || state.rng.random_ratio(share, 1_000);
-            let dead =
-                life.is_some_and(|life| state.nodes.get(from).is_some_and(|sender| sender.life != life));
-            if lost || dead {
+            let state = &mut *self.0.lock();
+            if state.cut.contains(&(from.to_owned(), to.to_owned())) {
+                state.happened.cut += 1;
                 return Err(());
             }
-            DELAY_MAX.mul_f64(state.rng.random::<f64>())
+            if state.rng.random_ratio(state.weather.loss_per_mille, 1_000) {
+                state.happened.lost += 1;
+                return Err(());
+            }
+            if life.is_some_and(|life| state.nodes.get(from).is_some_and(|sender| sender.life != life)) {
+                return Err(());
+            }
+            let delay = state.weather.delay_max.mul_f64(state.rng.random::<f64>());
+            state.happened.delivered += 1;
+            state.happened.delayed += u64::from(delay > DELAY_MAX);
+            delay
         };
         tokio::time::sleep(delay).await;
         Ok(())
+    }
+
+    fn arrives_twice(&self) -> bool {
+        let state = &mut *self.0.lock();
+        let twice = state.rng.random_ratio(state.weather.duplicate_per_mille, 1_000);
+        state.happened.duplicated += u64::from(twice);
+        twice
+    }
+
+    /// Which bit of a message of this many bytes is flipped on its way, if any.
+    fn flipped_bit(&self, len_bytes: usize) -> Option<usize> {
+        let state = &mut *self.0.lock();
+        let flips = len_bytes > 0 && state.rng.random_ratio(state.weather.corrupt_per_mille, 1_000);
+        state.happened.corrupted += u64::from(flips);
+        flips.then(|| state.rng.random_range(0..len_bytes * 8))
+    }
+
+    /// A message as it arrives; `None` when its frame is not what was sent.
+    fn through_the_wire(&self, body: peer_frame::Body) -> Option<peer_frame::Body> {
+        let mut bytes = frame(1, body).encode_to_vec();
+        if let Some(bit) = self.flipped_bit(bytes.len()) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        let arrived = v1::PeerFrame::decode(&bytes[..]).ok()?;
+        // A flipped id answers a call that nobody waits for.
+        (arrived.id == 1).then(|| verified(arrived))?
+    }
+
+    fn is_corrupting(&self) -> bool {
+        self.0.lock().weather.corrupt_per_mille > 0
+    }
+
+    fn request_through_the_wire(&self, request: v1::PeerRequest) -> Option<v1::PeerRequest> {
+        if !self.is_corrupting() {
+            return Some(request);
+        }
+        match self.through_the_wire(peer_frame::Body::Request(request.encode_to_vec().into()))? {
+            peer_frame::Body::Request(bytes) => v1::PeerRequest::decode(bytes).ok(),
+            peer_frame::Body::Response(_) => None,
+        }
+    }
+
+    fn response_through_the_wire(&self, response: v1::PeerResponse) -> Option<v1::PeerResponse> {
+        if !self.is_corrupting() {
+            return Some(response);
+        }
+        match self.through_the_wire(peer_frame::Body::Response(response.encode_to_vec().into()))? {
+            peer_frame::Body::Response(bytes) => v1::PeerResponse::decode(bytes).ok(),
+            peer_frame::Body::Request(_) => None,
+        }
+    }
+
+    /// A piece of a view as it arrives: chunks have a checksum of their own.
+    fn piece_through_the_wire(&self, piece: v1::ViewPayload) -> Option<v1::ViewPayload> {
+        if !self.is_corrupting() {
+            return Some(piece);
+        }
+        let mut bytes = piece.encode_to_vec();
+        let crc = crc32fast::hash(&bytes);
+        if let Some(bit) = self.flipped_bit(bytes.len()) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        let intact = crc32fast::hash(&bytes) == crc;
+        intact.then(|| v1::ViewPayload::decode(Bytes::from(bytes)).ok())?
     }
 }
 
@@ -156,9 +304,8 @@ impl SimTransport {
         addr: &str,
         request: v1::PeerRequest,
     ) -> Result<v1::PeerResponse, TransportError> {
-        let silence = || TransportError::Lost {
+        let damaged = || TransportError::Damaged {
             addr: addr.to_owned(),
-            reason: "no answer".to_owned(),
         };
         let forever = std::future::pending::<Result<v1::PeerResponse, TransportError>>;
         let silenced = match &request.body {
@@ -180,13 +327,72 @@ impl SimTransport {
                 reason: "down".to_owned(),
             });
         };
+        let request = self
+            .network
+            .request_through_the_wire(request)
+            .ok_or_else(damaged)?;
+        if self.network.arrives_twice() {
+            let again = (self.clone(), addr.to_owned(), node.clone(), request.clone());
+            tokio::spawn(async move {
+                let (this, addr, node, request) = again;
+                if this.network.travel(&this.from, &addr, None).await.is_ok() {
+                    Peers(node).handle(request).await;
+                }
+            });
+        }
         // The receiver handles it whether or not the sender still waits.
         let handled = tokio::spawn(Peers(node).handle(request));
-        let response = handled.await.map_err(|_| silence())?;
+        let response = handled.await.map_err(|_| lost(addr, "no answer"))?;
         if self.network.travel(addr, &self.from, None).await.is_err() {
             return forever().await;
         }
-        Ok(response)
+        self.network
+            .response_through_the_wire(response)
+            .ok_or_else(damaged)
+    }
+
+    async fn open_view(
+        &self,
+        addr: &str,
+        request: v1::FetchViewRequest,
+    ) -> Result<ViewStream, TransportError> {
+        self.network
+            .travel(&self.from, addr, Some(self.life))
+            .await
+            .map_err(|()| lost(addr, "no answer"))?;
+        let node = self
+            .network
+            .node(addr)
+            .ok_or_else(|| TransportError::Unreachable {
+                addr: addr.to_owned(),
+                reason: "down".to_owned(),
+            })?;
+        let pieces = Peers(node)
+            .serve_view(request)
+            .await
+            .map_err(TransportError::Refused)?;
+        let state = (pieces, self.clone(), addr.to_owned());
+        let pieces = stream::unfold(state, |(mut pieces, this, addr)| async move {
+            let piece = pieces.next().await?;
+            let arrived = this.network.travel(&addr, &this.from, None).await;
+            let piece = match (arrived, piece) {
+                (Err(()), _) => Err(lost(&addr, "cut")),
+                (Ok(()), Err(refused)) => Err(TransportError::Refused(refused)),
+                (Ok(()), Ok(piece)) => this
+                    .network
+                    .piece_through_the_wire(piece)
+                    .ok_or_else(|| TransportError::Damaged { addr: addr.clone() }),
+            };
+            Some((piece, (pieces, this, addr)))
+        });
+        Ok(pieces.boxed())
+    }
+}
+
+fn lost(addr: &str, reason: &str) -> TransportError {
+    TransportError::Lost {
+        addr: addr.to_owned(),
+        reason: reason.to_owned(),
     }
 }
 
@@ -199,13 +405,8 @@ impl Transport for SimTransport {
     ) -> BoxFuture<'static, Result<v1::PeerResponse, TransportError>> {
         let (this, addr) = (self.clone(), addr.to_owned());
         async move {
-            match tokio::time::timeout(timeout, this.deliver(&addr, request)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(TransportError::Lost {
-                    addr,
-                    reason: "timed out".to_owned(),
-                }),
-            }
+            let answered = tokio::time::timeout(timeout, this.deliver(&addr, request)).await;
+            answered.unwrap_or_else(|_| Err(lost(&addr, "timed out")))
         }
         .boxed()
     }
@@ -216,38 +417,6 @@ impl Transport for SimTransport {
         request: v1::FetchViewRequest,
     ) -> BoxFuture<'static, Result<ViewStream, TransportError>> {
         let (this, addr) = (self.clone(), addr.to_owned());
-        async move {
-            let silence = || TransportError::Lost {
-                addr: addr.clone(),
-                reason: "no answer".to_owned(),
-            };
-            let unreachable = || TransportError::Unreachable {
-                addr: addr.clone(),
-                reason: "down".to_owned(),
-            };
-            this.network
-                .travel(&this.from, &addr, Some(this.life))
-                .await
-                .map_err(|()| silence())?;
-            let node = this.network.node(&addr).ok_or_else(unreachable)?;
-            let pieces = Peers(node)
-                .serve_view(request)
-                .await
-                .map_err(TransportError::Refused)?;
-            let pieces = stream::unfold((pieces, this, addr), |(mut pieces, this, addr)| async move {
-                let piece = pieces.next().await?;
-                let arrived = this.network.travel(&addr, &this.from, None).await;
-                let piece = match arrived {
-                    Ok(()) => piece.map_err(TransportError::Refused),
-                    Err(()) => Err(TransportError::Lost {
-                        addr: addr.clone(),
-                        reason: "cut".to_owned(),
-                    }),
-                };
-                Some((piece, (pieces, this, addr)))
-            });
-            Ok(pieces.boxed() as ViewStream)
-        }
-        .boxed()
+        async move { this.open_view(&addr, request).await }.boxed()
     }
 }

@@ -18,6 +18,7 @@ mod status;
 mod tests;
 mod transport;
 
+pub use peer::{frame, verified};
 pub use serve::{Services, serve};
 pub use status::to_status;
 pub use transport::GrpcTransport;

@@ -32,7 +32,7 @@ pub(super) struct PeerService {
 }
 
 /// A frame of `body`, with its checksum.
-pub(super) fn frame(id: u64, body: peer_frame::Body) -> v1::PeerFrame {
+pub fn frame(id: u64, body: peer_frame::Body) -> v1::PeerFrame {
     let (peer_frame::Body::Request(bytes) | peer_frame::Body::Response(bytes)) = &body;
     v1::PeerFrame {
         id,
@@ -42,7 +42,7 @@ pub(super) fn frame(id: u64, body: peer_frame::Body) -> v1::PeerFrame {
 }
 
 /// The frame's content; `None` if its checksum does not match.
-pub(super) fn verified(frame: v1::PeerFrame) -> Option<peer_frame::Body> {
+pub fn verified(frame: v1::PeerFrame) -> Option<peer_frame::Body> {
     let body = frame.body?;
     let (peer_frame::Body::Request(bytes) | peer_frame::Body::Response(bytes)) = &body;
     (crc32fast::hash(bytes) == frame.crc).then_some(body)

@@ -54,6 +54,22 @@ impl MemoryDevice {
         }
     }
 
+    /// Another device with what is checkpointed on this one.
+    pub fn copy(&self) -> Self {
+        let state = self.state.lock();
+        let copied = |folder: &Folder| Folder {
+            rows: folder.rows.clone(),
+            control: folder.control.clone(),
+            version_id: folder.version_id,
+            open: Weak::new(),
+        };
+        let folders = state.folders.iter();
+        let folders = folders.map(|(id, folder)| (*id, copied(folder))).collect();
+        Self {
+            state: Mutex::new(State { boot: 0, folders }),
+        }
+    }
+
     /// Trees on the device.
     pub fn trees(&self) -> Vec<TreeId> {
         self.state.lock().folders.keys().copied().collect()

@@ -1,9 +1,13 @@
 //! A simulated disk: files in memory behind a write-back cache that a power cut forgets.
 //!
+//! What may go wrong besides is in [`faults`].
+//!
 //! What a file system promises and no more: bytes are durable after `sync_data`, names after
 //! `sync_dir`. At a power cut each unsynced write is kept, lost or torn (any subset of its
 //! sectors); names that were not synced are kept up to some point and lost after it. The rest is
 //! decided by a seed. Directories themselves are durable at once.
+
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,11 +20,11 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::{DirEntry, Disk, DiskFile, Mode, SharedDisk, SharedFile};
+use faults::Faults;
+pub use faults::Refused;
 
 /// Unit that is written whole or not at all, in bytes.
 const SECTOR: usize = 512;
-/// How long a job takes, at most.
-const LATENCY_MAX: Duration = Duration::from_micros(400);
 
 #[derive(Clone, Debug)]
 enum Change {
@@ -28,6 +32,24 @@ enum Change {
     Resize { len: usize },
 }
 
+impl Change {
+    /// The length it makes a file have at least.
+    fn end(&self) -> usize {
+        match self {
+            Self::Write { offset, data } => offset + data.len(),
+            Self::Resize { len } => *len,
+        }
+    }
+
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, data } => write(bytes, *offset, data),
+            Self::Resize { len } => bytes.resize(*len, 0),
+        }
+    }
+}
+
+/// Invariant: `current` is `durable` with `unsynced` applied, except for what a failed sync lost.
 #[derive(Clone, Debug, Default)]
 struct Inode {
     durable: Vec<u8>,
@@ -68,9 +90,8 @@ struct State {
     /// Grows at each power cut; what was mounted before reaches nothing any more.
     boot: u64,
     operations: u64,
-    power_off_after: Option<u64>,
-    fail_syncs_after: Option<u64>,
     syncs: u64,
+    faults: Faults,
     rng: SmallRng,
 }
 
@@ -108,9 +129,8 @@ impl SimDisk {
             next_inode: 1,
             boot: 0,
             operations: 0,
-            power_off_after: None,
-            fail_syncs_after: None,
             syncs: 0,
+            faults: Faults::default(),
             rng: SmallRng::seed_from_u64(seed),
         })))
     }
@@ -129,8 +149,7 @@ impl SimDisk {
         let state = &mut *self.0.lock();
         let mut rng = SmallRng::seed_from_u64(seed);
         state.boot += 1;
-        state.power_off_after = None;
-        state.fail_syncs_after = None;
+        state.faults.end_of_life();
         state.locked.clear();
         for inode in state.inodes.values_mut() {
             for change in std::mem::take(&mut inode.unsynced) {
@@ -148,13 +167,39 @@ impl SimDisk {
     /// Lets this many more operations happen; all later ones fail until the next [`SimDisk::crash`].
     pub fn power_off_after(&self, operations: u64) {
         let mut state = self.0.lock();
-        state.power_off_after = Some(state.operations + operations);
+        state.faults.power_off_after = Some(state.operations + operations);
     }
 
     /// Lets this many more syncs succeed; the next one fails and loses what it should have written.
     pub fn fail_syncs_after(&self, syncs: u64) {
         let mut state = self.0.lock();
-        state.fail_syncs_after = Some(state.syncs + syncs);
+        state.faults.fail_syncs_after = Some(state.syncs + syncs);
+    }
+
+    /// Lets this share of all reads fail, in parts per thousand, until told otherwise.
+    pub fn fail_reads(&self, per_mille: u32) {
+        self.0.lock().faults.fail_reads_per_mille = per_mille;
+    }
+
+    /// Fills the device up, or makes room again: nothing grows while it is full.
+    pub fn fill_up(&self, full: bool) {
+        self.0.lock().faults.is_full = full;
+    }
+
+    /// Makes every job take up to this long; `None` for a healthy device.
+    pub fn slow_down(&self, latency_max: Option<Duration>) {
+        self.0.lock().faults.latency_max = latency_max;
+    }
+
+    /// What the device has refused or delayed so far.
+    pub fn refused(&self) -> Refused {
+        self.0.lock().faults.refused
+    }
+
+    /// Whether [`SimDisk::power_off_after`] has come true.
+    pub fn is_off(&self) -> bool {
+        let state = self.0.lock();
+        state.faults.is_off(state.operations)
     }
 
     /// Operations that changed something so far.
@@ -271,9 +316,7 @@ impl Mounted {
     /// Runs `look` on the state of a machine that is on.
     fn with<T>(&self, look: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.disk.0.lock();
-        let off = state
-            .power_off_after
-            .is_some_and(|after| state.operations >= after);
+        let off = state.faults.is_off(state.operations);
         match state.boot == self.boot && !off {
             true => look(&mut state),
             false => Err(power_lost()),
@@ -292,6 +335,7 @@ impl Disk for Mounted {
     fn open(&self, path: &Path, mode: Mode) -> io::Result<SharedFile> {
         let inode = match mode {
             Mode::CreateNew => self.change(|state| {
+                state.faults.room_for(true)?;
                 if state.names.contains_key(path) {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
@@ -426,7 +470,10 @@ impl Disk for Mounted {
     }
 
     fn spawn(&self, job: Box<dyn FnOnce() + Send>) {
-        let latency = LATENCY_MAX.mul_f64(self.disk.0.lock().rng.random::<f64>());
+        let latency = {
+            let state = &mut *self.disk.0.lock();
+            state.faults.latency(&mut state.rng)
+        };
         tokio::spawn(async move {
             tokio::time::sleep(latency).await;
             job();
@@ -483,10 +530,10 @@ impl SimFile {
     fn change(&self, change: Change) -> io::Result<()> {
         self.mounted.change(|state| {
             let inode = state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
-            match &change {
-                Change::Write { offset, data } => write(&mut inode.current, *offset, data),
-                Change::Resize { len } => inode.current.resize(*len, 0),
-            }
+            state
+                .faults
+                .room_for(change.end() > inode.current.len().max(inode.durable.len()))?;
+            change.apply(&mut inode.current);
             inode.unsynced.push(change);
             Ok(())
         })
@@ -495,6 +542,7 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.mounted.with(|state| state.faults.read(&mut state.rng))?;
         self.with(|inode| {
             let from = (offset as usize).min(inode.current.len());
             let read = buf.len().min(inode.current.len() - from);
@@ -513,14 +561,14 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         self.mounted.change(|state| {
             state.syncs += 1;
-            let fails = state.fail_syncs_after.is_some_and(|after| state.syncs > after);
             let inode = state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
-            inode.unsynced.clear();
-            if fails {
-                // As Linux does: the pages count as clean, and what they held is gone at the next boot.
-                return Err(io::Error::other("sync failed"));
+            let unsynced = std::mem::take(&mut inode.unsynced);
+            // As Linux does: the pages of a failed sync count as clean, and what they held is gone
+            // at the next boot, whatever is synced later.
+            state.faults.sync(state.syncs)?;
+            for change in unsynced {
+                change.apply(&mut inode.durable);
             }
-            inode.durable = inode.current.clone();
             Ok(())
         })
     }

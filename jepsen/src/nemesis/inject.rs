@@ -1,0 +1,318 @@
+//! How each fault begins and ends.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use reelkv::clock::{Instant, now};
+use reelkv::disk::sim::{Refused, SimDisk};
+use reelkv::storage::MemoryDevice;
+
+use super::Fault;
+use crate::sim::{Cluster, Happened, Weather};
+
+/// How long the cluster may take to be whole again.
+const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+
+/// A fault that goes on.
+pub(super) struct Active {
+    pub(super) fault: Fault,
+    /// Nodes it hinders.
+    pub(super) hit: Vec<usize>,
+    /// Whom it hits, for people.
+    pub(super) detail: String,
+    pub(super) began: Instant,
+    /// What the network had done before.
+    happened: Happened,
+    /// What the victim's disk had refused before.
+    refused: Refused,
+    /// Known to have taken effect; where that shows only at the end, not yet.
+    took_effect: bool,
+    old: Option<Old>,
+}
+
+/// What is put back later.
+enum Old {
+    Disk(SimDisk),
+    Trees(MemoryDevice),
+}
+
+impl Active {
+    /// Makes a fault begin.
+    pub(super) async fn begin(
+        fault: Fault,
+        victim: usize,
+        cluster: &mut Cluster,
+        rng: &mut SmallRng,
+    ) -> anyhow::Result<Self> {
+        let nodes = cluster.addrs().len();
+        let all: Vec<usize> = (0..nodes).collect();
+        let any = rng.random_range(0..nodes);
+        let mut active = Self {
+            fault,
+            hit: vec![any],
+            detail: String::new(),
+            began: now(),
+            happened: cluster.network().happened(),
+            refused: cluster.disk(victim).refused(),
+            took_effect: false,
+            old: None,
+        };
+        match fault {
+            Fault::Crash | Fault::CrashLoop => active.crash(cluster)?,
+            Fault::CrashLeader => {
+                active.hit = vec![cluster.leader_of_most()];
+                active.crash(cluster)?;
+            }
+            Fault::CrashAtWrite => cluster.disk(any).power_off_after(rng.random_range(0..40)),
+            Fault::CrashAll => {
+                active.hit = all;
+                active.crash(cluster)?;
+            }
+            Fault::Isolate | Fault::IsolateLeader => {
+                if fault == Fault::IsolateLeader {
+                    active.hit = vec![cluster.leader_of_most()];
+                }
+                cluster.cut_off(&active.hit, true);
+            }
+            Fault::OneWay => cluster.cut_off(&active.hit, false),
+            Fault::Halves => {
+                active.hit = cluster.minority(rng);
+                cluster.cut_off(&active.hit, true);
+            }
+            Fault::Bridge => {
+                cluster.bridge(rng);
+                active.hit = all;
+            }
+            Fault::Ring => {
+                cluster.ring(rng);
+                active.hit = all;
+            }
+            Fault::Loss | Fault::Delay | Fault::Duplicate | Fault::Corrupt => {
+                cluster.network().weather(weather(fault, rng));
+                active.hit = all;
+            }
+            Fault::ClockJump => {
+                let by_ms = rng.random_range(-3_600_000..3_600_000);
+                cluster.clock(any).jump_ms(by_ms);
+                active.clock(format!("node {} by {by_ms} ms", any + 1));
+            }
+            Fault::ClockDrift => {
+                let ppm = rng.random_range(-200_000..200_000);
+                cluster.clock(any).drift_ppm(ppm);
+                active.clock(format!("node {} by {ppm} ppm", any + 1));
+            }
+            Fault::ClockStrobe => {
+                for _ in 0..20 {
+                    cluster.clock(any).jump_ms(rng.random_range(-60_000..60_000));
+                    tokio::time::sleep(Duration::from_millis(rng.random_range(1..100))).await;
+                }
+                active.clock(format!("node {}", any + 1));
+            }
+            _ => {
+                active.hit = vec![victim];
+                active.break_disk(victim, cluster, rng).await?;
+            }
+        }
+        if active.detail.is_empty() {
+            let names: Vec<String> = active.hit.iter().map(|node| format!("n{}", node + 1)).collect();
+            active.detail = names.join(" ");
+        }
+        Ok(active)
+    }
+
+    /// A wrong clock hinders nobody.
+    fn clock(&mut self, detail: String) {
+        self.hit = Vec::new();
+        self.detail = detail;
+        self.took_effect = true;
+    }
+
+    fn crash(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        for node in &self.hit {
+            ensure!(cluster.crash(*node), "node {} was off", node + 1);
+        }
+        self.took_effect = true;
+        Ok(())
+    }
+
+    async fn break_disk(
+        &mut self,
+        victim: usize,
+        cluster: &mut Cluster,
+        rng: &mut SmallRng,
+    ) -> anyhow::Result<()> {
+        match self.fault {
+            Fault::SyncError => cluster.disk(victim).fail_syncs_after(rng.random_range(0..10)),
+            Fault::ReadError => cluster.disk(victim).fail_reads(rng.random_range(50..300)),
+            Fault::DiskFull => cluster.disk(victim).fill_up(true),
+            Fault::DiskSlow => cluster
+                .disk(victim)
+                .slow_down(Some(Duration::from_millis(rng.random_range(5..100)))),
+            Fault::RecordDamage => {
+                let device = cluster.device(victim);
+                let hit = device
+                    .trees()
+                    .into_iter()
+                    .filter_map(|tree| device.damage_record(tree, rng.random()));
+                self.took_effect = hit.count() > 0;
+            }
+            Fault::OldDisk => {
+                ensure!(cluster.crash(victim), "the victim was off");
+                self.old = Some(Old::Disk(cluster.disk(victim).copy(rng.random())));
+                cluster.start_node(victim).await?;
+            }
+            Fault::OldTrees => self.old = Some(Old::Trees(cluster.device(victim).copy())),
+            _ => {
+                ensure!(cluster.crash(victim), "the victim was off");
+                self.damage_at_rest(victim, cluster, rng);
+            }
+        }
+        Ok(())
+    }
+
+    fn damage_at_rest(&mut self, victim: usize, cluster: &mut Cluster, rng: &mut SmallRng) {
+        match self.fault {
+            Fault::LogDamage => {
+                for _ in 0..rng.random_range(1..4) {
+                    self.took_effect |= flip_in_log(cluster.disk(victim), rng);
+                }
+            }
+            Fault::TreeLoss => {
+                let device = cluster.device(victim);
+                let trees = device.trees();
+                let at = rng.random_range(0..trees.len().max(1));
+                self.took_effect = trees.get(at).is_some_and(|tree| device.lose(*tree));
+            }
+            _ => {
+                cluster.wipe(victim);
+                self.took_effect = true;
+            }
+        }
+    }
+
+    /// Makes the fault end. Returns whether it took effect.
+    pub(super) async fn end(mut self, cluster: &mut Cluster, rng: &mut SmallRng) -> anyhow::Result<bool> {
+        let victim = self.hit.first().copied().unwrap_or(0);
+        match self.fault {
+            Fault::Crash | Fault::CrashLeader | Fault::CrashAll => {
+                for node in &self.hit {
+                    cluster.start_node(*node).await?;
+                }
+            }
+            Fault::CrashLoop => {
+                for _ in 0..rng.random_range(1..4) {
+                    cluster.start_node(victim).await?;
+                    tokio::time::sleep(Duration::from_millis(rng.random_range(1..800))).await;
+                    cluster.crash(victim);
+                }
+                cluster.start_node(victim).await?;
+            }
+            Fault::CrashAtWrite => {
+                self.took_effect = cluster.disk(victim).is_off();
+                cluster.crash(victim);
+                cluster.start_node(victim).await?;
+            }
+            Fault::ClockDrift => {
+                for node in 0..cluster.addrs().len() {
+                    cluster.clock(node).drift_ppm(0);
+                }
+            }
+            Fault::ClockJump | Fault::ClockStrobe => {}
+            Fault::Loss | Fault::Delay | Fault::Duplicate | Fault::Corrupt => {
+                cluster.network().weather(Weather::default());
+                self.took_effect = self.weather_was_felt(cluster.network().happened());
+            }
+            Fault::SyncError | Fault::ReadError | Fault::DiskFull | Fault::DiskSlow => {
+                self.mend_disk(victim, cluster).await?;
+            }
+            Fault::RecordDamage => {}
+            Fault::OldDisk | Fault::OldTrees => {
+                ensure!(cluster.crash(victim), "the victim was off");
+                match self.old.take() {
+                    Some(Old::Disk(disk)) => cluster.put_back(victim, disk),
+                    Some(Old::Trees(trees)) => cluster.put_back_trees(victim, trees),
+                    None => {}
+                }
+                self.took_effect = true;
+                cluster.start_node(victim).await?;
+            }
+            Fault::LogDamage | Fault::TreeLoss | Fault::Wipe => cluster.start_node(victim).await?,
+            _ => {
+                cluster.network().join();
+                self.took_effect = cluster.network().happened().cut > self.happened.cut;
+            }
+        }
+        if self.fault.destroys() {
+            cluster.whole(WHOLE_WITHIN).await?;
+        }
+        Ok(self.took_effect)
+    }
+
+    fn weather_was_felt(&self, now: Happened) -> bool {
+        match self.fault {
+            Fault::Loss => now.lost > self.happened.lost,
+            Fault::Delay => now.delayed > self.happened.delayed,
+            Fault::Duplicate => now.duplicated > self.happened.duplicated,
+            _ => now.corrupted > self.happened.corrupted,
+        }
+    }
+
+    /// Gives the node a healthy disk again, and restarts a process that gave its disk up.
+    async fn mend_disk(&mut self, victim: usize, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let disk = cluster.disk(victim).clone();
+        let (before, refused) = (self.refused, disk.refused());
+        self.took_effect = match self.fault {
+            Fault::SyncError => refused.syncs > before.syncs,
+            Fault::ReadError => refused.reads > before.reads,
+            Fault::DiskFull => refused.growth > before.growth,
+            _ => refused.slow_jobs > before.slow_jobs,
+        };
+        disk.fail_reads(0);
+        disk.fill_up(false);
+        disk.slow_down(None);
+        let member = cluster.node(victim).and_then(|node| node.member());
+        if self.fault == Fault::SyncError || member.is_none_or(|member| member.is_poisoned()) {
+            cluster.crash(victim);
+            cluster.start_node(victim).await?;
+        }
+        Ok(())
+    }
+}
+
+fn weather(fault: Fault, rng: &mut SmallRng) -> Weather {
+    let calm = Weather::default();
+    match fault {
+        Fault::Loss => Weather {
+            loss_per_mille: rng.random_range(20..200),
+            ..calm
+        },
+        Fault::Delay => Weather {
+            delay_max: Duration::from_millis(rng.random_range(5..300)),
+            ..calm
+        },
+        Fault::Duplicate => Weather {
+            duplicate_per_mille: rng.random_range(100..600),
+            delay_max: Duration::from_millis(rng.random_range(1..50)),
+            ..calm
+        },
+        _ => Weather {
+            corrupt_per_mille: rng.random_range(5..100),
+            ..calm
+        },
+    }
+}
+
+/// Flips a bit somewhere in the log at rest. False when there is no log.
+fn flip_in_log(disk: &SimDisk, rng: &mut SmallRng) -> bool {
+    let segments: Vec<_> = disk
+        .files()
+        .into_iter()
+        .filter(|(path, len)| *len > 0 && path.extension().is_some_and(|extension| extension == "wal"))
+        .collect();
+    let Some((path, len)) = segments.get(rng.random_range(0..segments.len().max(1))) else {
+        return false;
+    };
+    disk.corrupt(path, rng.random_range(0..*len), 1 << rng.random_range(0..8))
+}

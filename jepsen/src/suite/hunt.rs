@@ -1,0 +1,212 @@
+//! Proof that the suite catches bugs: each mutant is hunted by the plans that ought to catch it.
+//!
+//! A mutant lives in a process of its own. Once it is caught, the same plan must pass without it:
+//! a judge that says no to everything catches everything.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reelkv::clock::now;
+use serde::{Deserialize, Serialize};
+
+use super::{Progress, attempt, on_all_cores};
+use crate::checker::Verdict;
+use crate::nemesis::{Fault, parse};
+use crate::run::Plan;
+use crate::workload::Workload;
+
+/// A hunt is given up after so long.
+const GIVE_UP: Duration = Duration::from_secs(240);
+
+/// Where a mutant is hunted.
+struct Ground {
+    mutant: &'static str,
+    workload: Workload,
+    nemesis: &'static str,
+    nodes: usize,
+    seconds: u64,
+}
+
+/// What caught a mutant, if anything did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Catch {
+    /// Seed of the run that fell.
+    pub seed: Option<u64>,
+    /// Runs it took.
+    pub runs: u64,
+    /// Seconds of real time it took.
+    pub took_s: f64,
+    /// Which judge, and what it found first.
+    pub by: String,
+}
+
+/// A mutant and what became of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hunted {
+    /// Its name.
+    pub mutant: &'static str,
+    /// What caught it.
+    pub catch: Catch,
+    /// The command that shows it again; empty if it was not caught.
+    pub command: String,
+    /// Whether the same plan passes without the mutant.
+    pub twin_passes: bool,
+}
+
+impl Hunted {
+    /// Caught, and its twin was not.
+    pub fn proves_something(&self) -> bool {
+        self.catch.seed.is_some() && self.twin_passes
+    }
+}
+
+const fn ground(mutant: &'static str, workload: Workload, nemesis: &'static str) -> Ground {
+    Ground {
+        mutant,
+        workload,
+        nemesis,
+        nodes: 3,
+        seconds: 30,
+    }
+}
+
+/// Every mutant has its ground: the workload and the faults that ought to show it.
+const GROUNDS: &[Ground] = &[
+    ground("skip_fsync", Workload::Set, "crash-all"),
+];
+
+/// The mutants that a list of names stands for.
+///
+/// # Errors
+/// One line naming what is unknown and what there is.
+pub fn named(names: &str) -> Result<Vec<&'static str>, String> {
+    let all: Vec<&'static str> = GROUNDS.iter().map(|ground| ground.mutant).collect();
+    if names == "all" {
+        return Ok(all);
+    }
+    let find = |name: &str| {
+        let known = all.iter().copied().find(|known| *known == name);
+        known.ok_or_else(|| format!("there is no mutant {name:?}; there are: {}", all.join(", ")))
+    };
+    names.split(',').map(str::trim).map(find).collect()
+}
+
+/// Hunts the mutant that is on in this process.
+///
+/// # Errors
+/// It has no ground.
+pub fn one(mutant: &str, give_up: Duration) -> Result<Catch, String> {
+    let began = now();
+    let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
+    let mut seed = 0;
+    while found.lock().is_none() && began.elapsed() < give_up {
+        let plan = plan(mutant, seed)?;
+        let report = attempt(&plan);
+        let fell = report.verdicts.iter().find_map(|(judge, verdict)| match verdict {
+            Verdict::Fail { findings } => Some(format!("{judge}: {}", findings.first().map_or("", String::as_str))),
+            _ => None,
+        });
+        if let Some(by) = fell {
+            *found.lock() = Some((seed, by));
+        }
+        seed += 1;
+    }
+    let found = found.into_inner();
+    Ok(Catch {
+        seed: found.as_ref().map(|(seed, _)| *seed),
+        runs: seed,
+        took_s: began.elapsed().as_secs_f64(),
+        by: found.map_or_else(String::new, |(_, by)| by),
+    })
+}
+
+/// Hunts each of these, in processes of their own, and runs the plan that caught it without it.
+///
+/// # Errors
+/// A process could not be started, or did not say what it found.
+pub fn all(mutants: &[&'static str], progress: &Progress) -> Result<Vec<Hunted>, String> {
+    let queue = Mutex::new(mutants.to_vec());
+    let hunted = Mutex::new(Vec::new());
+    let trouble = Mutex::new(None);
+    on_all_cores(|_| {
+        loop {
+            let next = queue.lock().pop();
+            let Some(mutant) = next else { return };
+            match hunted_alone(mutant) {
+                Ok(one) => hunted.lock().push(one),
+                Err(error) => *trouble.lock() = Some(format!("{mutant}: {error}")),
+            }
+            progress.step();
+        }
+    });
+    progress.finish();
+    let mut hunted = hunted.into_inner();
+    hunted.sort_by_key(|one: &Hunted| mutants.iter().position(|mutant| *mutant == one.mutant));
+    match trouble.into_inner() {
+        Some(trouble) => Err(trouble),
+        None => Ok(hunted),
+    }
+}
+
+fn hunted_alone(mutant: &'static str) -> Result<Hunted, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new(program)
+        .args(["hunt", "--give-up-s", &GIVE_UP.as_secs().to_string()])
+        .env("REELKV_MUTANT", mutant)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let catch: Catch = serde_json::from_str(&said)
+        .map_err(|error| format!("its process said {said:?} ({}): {error}", output.status))?;
+    let Some(seed) = catch.seed else {
+        return Ok(Hunted {
+            mutant,
+            catch,
+            command: String::new(),
+            twin_passes: false,
+        });
+    };
+    let plan = plan(mutant, seed)?;
+    Ok(Hunted {
+        mutant,
+        catch,
+        command: format!("REELKV_MUTANT={mutant} {}", plan.command()),
+        twin_passes: attempt(&plan).verdict().is_pass(),
+    })
+}
+
+fn plan(mutant: &str, seed: u64) -> Result<Plan, String> {
+    let ground = GROUNDS.iter().find(|ground| ground.mutant == mutant);
+    let ground = ground.ok_or_else(|| format!("nobody knows where to hunt {mutant}"))?;
+    let faults: Vec<Fault> = parse(ground.nemesis)?;
+    Ok(Plan {
+        workload: ground.workload,
+        faults,
+        seed,
+        seconds: ground.seconds,
+        nodes: ground.nodes,
+    })
+}
+
+/// What became of them, as a table for people.
+pub fn table(hunted: &[Hunted]) -> String {
+    let mut lines = vec![format!(
+        "{:27} {:>7} {:>5} {:>8}  {:7} {}",
+        "mutant", "caught", "runs", "seconds", "twin", "by"
+    )];
+    for one in hunted {
+        let caught = if one.catch.seed.is_some() { "yes" } else { "NO" };
+        let twin = match (one.catch.seed, one.twin_passes) {
+            (None, _) => "-",
+            (_, true) => "passes",
+            (_, false) => "FALLS",
+        };
+        lines.push(format!(
+            "{:27} {caught:>7} {:>5} {:>8.1}  {twin:7} {}",
+            one.mutant, one.catch.runs, one.catch.took_s, one.catch.by
+        ));
+    }
+    lines.join("\n")
+}
