@@ -1,6 +1,6 @@
 //! How often to try again: back-off per call, a budget for all calls of a client.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,7 +110,7 @@ impl RetryBudget {
 #[derive(Default)]
 pub(crate) struct Waiting {
     calls: AtomicUsize,
-    shards: Mutex<HashMap<ShardId, Arc<Notify>>>,
+    shards: Mutex<BTreeMap<ShardId, Arc<Notify>>>,
 }
 
 impl Waiting {

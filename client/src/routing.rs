@@ -3,7 +3,7 @@
 //! It is a hint throughout. A request names the shard and epoch it was routed by, so a node that
 //! knows better refuses it and says what it knows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub(crate) struct ShardRoute {
 }
 
 impl ShardRoute {
-    fn of(descriptor: &v1::ShardDescriptor, nodes: &HashMap<NodeId, Addr>) -> Self {
+    fn of(descriptor: &v1::ShardDescriptor, nodes: &BTreeMap<NodeId, Addr>) -> Self {
         let addr_of = |replica: &v1::ReplicaDescriptor| match nodes.get(&replica.node_id) {
             Some(addr) => addr.clone(),
             None => Addr::from(replica.addr.as_str()),
@@ -80,7 +80,7 @@ pub(crate) struct RoutingCache(Mutex<Map>);
 struct Map {
     version: u64,
     cluster_id: Bytes,
-    nodes: HashMap<NodeId, Addr>,
+    nodes: BTreeMap<NodeId, Addr>,
     shards: BTreeMap<Bytes, Arc<ShardRoute>>,
     keyspaces: BTreeMap<String, KeyspaceId>,
 }

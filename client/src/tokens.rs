@@ -4,7 +4,7 @@
 //! its writes there from 1. Each write tells the shard which numbers it may forget: all below the
 //! oldest whose answer has not been seen. A retry keeps its token, so the shard knows it again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const WINDOW_MAX: u64 = 32_768;
 
 /// The writers of a client, one per shard it has written to.
 #[derive(Default)]
-pub(crate) struct Writers(Mutex<HashMap<ShardId, Arc<Writer>>>);
+pub(crate) struct Writers(Mutex<BTreeMap<ShardId, Arc<Writer>>>);
 
 impl Writers {
     pub(crate) fn of(&self, shard: ShardId) -> Arc<Writer> {

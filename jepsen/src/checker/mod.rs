@@ -1,6 +1,12 @@
 //! Judges of histories. Each answers with a [`Verdict`]; only [`Verdict::Pass`] is a pass.
 
-pub mod append; pub mod availability; pub mod bank; pub mod counter; pub mod pages; pub mod register; pub mod set;
+pub mod append;
+pub mod availability;
+pub mod bank;
+pub mod counter;
+pub mod pages;
+pub mod register;
+pub mod set;
 
 use std::fmt;
 

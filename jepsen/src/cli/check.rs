@@ -21,8 +21,12 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Result<Ended, CouldNot> {
     let (header, history) = files::read(&options.dir.join("history.jsonl"))?;
-    let workload = Workload::from_str(&header.workload, false)
-        .map_err(|_| CouldNot(format!("the history is of the unknown workload {:?}", header.workload)))?;
+    let workload = Workload::from_str(&header.workload, false).map_err(|_| {
+        CouldNot(format!(
+            "the history is of the unknown workload {:?}",
+            header.workload
+        ))
+    })?;
     let verdict = workload.judge(&history, &header.clean_us);
     match options.json {
         true => print(&serde_json::to_string(&verdict)?)?,

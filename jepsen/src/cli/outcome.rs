@@ -53,11 +53,15 @@ pub(super) fn keep(dir: &Path, report: &Report) -> Result<(), CouldNot> {
 /// The figures of a run, for people.
 pub(super) fn table(report: &Report) -> String {
     let summary = report.summary();
-    let mut lines = vec![format!("{:17} {:>8} {:>8} {:>8}", "operation", "done", "failed", "unknown")];
+    let mut lines = vec![format!(
+        "{:17} {:>8} {:>8} {:>8}",
+        "operation", "done", "failed", "unknown"
+    )];
     let operations = summary.operations.iter();
-    lines.extend(operations.map(|(name, [done, failed, unknown])| {
-        format!("{name:17} {done:>8} {failed:>8} {unknown:>8}")
-    }));
+    lines.extend(
+        operations
+            .map(|(name, [done, failed, unknown])| format!("{name:17} {done:>8} {failed:>8} {unknown:>8}")),
+    );
     lines.push(String::new());
     let faults: Vec<String> = summary
         .faults
@@ -94,7 +98,13 @@ pub(super) fn explain(report: &Report) -> String {
 /// The commit this was built from, as far as the source tree knows it.
 pub(super) fn commit() -> String {
     let described = Command::new("git")
-        .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])
+        .args([
+            "-C",
+            env!("CARGO_MANIFEST_DIR"),
+            "describe",
+            "--always",
+            "--dirty",
+        ])
         .output();
     match described {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),

@@ -58,7 +58,13 @@ fn run_profile(options: &Options) -> Result<Ended, CouldNot> {
         Profile::Quick => profile::quick(options.seed),
         Profile::Full => profile::full(options.seed),
     };
-    let progress = Progress::new("runs", entries.iter().map(|entry| entry.seeds.clone().count() as u64).sum());
+    let progress = Progress::new(
+        "runs",
+        entries
+            .iter()
+            .map(|entry| entry.seeds.clone().count() as u64)
+            .sum(),
+    );
     let results = suite::run(&entries, &progress, |report| {
         let name = format!(
             "{}-{}-{}",

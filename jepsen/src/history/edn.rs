@@ -1,1 +1,5 @@
-#![allow(missing_docs)] use std::{path::Path,io}; pub fn write(_: &Path, _: &[super::Event]) -> io::Result<()> { Ok(()) }
+#![allow(missing_docs)]
+use std::{io, path::Path};
+pub fn write(_: &Path, _: &[super::Event]) -> io::Result<()> {
+    Ok(())
+}

@@ -129,7 +129,10 @@ impl Fault {
         match self {
             Self::Crash => ("crash", "power lost on one node"),
             Self::CrashLeader => ("crash-leader", "power lost on the node that leads most shards"),
-            Self::CrashAtWrite => ("crash-at-write", "power lost between two operations of a node's disk"),
+            Self::CrashAtWrite => (
+                "crash-at-write",
+                "power lost between two operations of a node's disk",
+            ),
             Self::CrashAll => ("crash-all", "power lost on all nodes at once"),
             Self::CrashLoop => ("crash-loop", "power lost on one node again and again"),
             Self::Isolate => ("isolate", "one node cut off from the others"),
@@ -143,7 +146,10 @@ impl Fault {
             Self::Duplicate => ("duplicate", "requests arrive twice"),
             Self::Corrupt => ("corrupt", "bits of messages between nodes flip on the way"),
             Self::ClockJump => ("clock-jump", "one wall clock jumps by up to an hour"),
-            Self::ClockDrift => ("clock-drift", "one wall clock goes up to a fifth too fast or slow"),
+            Self::ClockDrift => (
+                "clock-drift",
+                "one wall clock goes up to a fifth too fast or slow",
+            ),
             Self::ClockStrobe => ("clock-strobe", "one wall clock jumps to and fro"),
             Self::SyncError => ("sync-error", "a sync fails and loses what it should have written"),
             Self::ReadError => ("read-error", "reads of a node's log fail now and then"),
@@ -154,7 +160,10 @@ impl Fault {
             Self::TreeLoss => ("tree-loss", "one of a node's trees is lost while it is off"),
             Self::Wipe => ("wipe", "a node's disk is replaced by an empty one"),
             Self::OldDisk => ("old-disk", "an old copy of a node's disk is put back"),
-            Self::OldTrees => ("old-trees", "old copies of a node's trees are put back beside its log"),
+            Self::OldTrees => (
+                "old-trees",
+                "old copies of a node's trees are put back beside its log",
+            ),
         }
     }
 
@@ -271,7 +280,10 @@ mod tests {
         assert_eq!(parse("all").map(|faults| faults.len()), Ok(Fault::ALL.len()));
         assert_eq!(parse("none"), Ok(vec![]));
         let error = parse("crash,fire").unwrap_err();
-        assert!(error.contains("\"fire\"") && error.contains("disk-slow"), "{error}");
+        assert!(
+            error.contains("\"fire\"") && error.contains("disk-slow"),
+            "{error}"
+        );
         assert!(parse("").is_err());
     }
 

@@ -60,7 +60,9 @@ mod tests {
     fn spans(occurrences: &[Occurrence], nodes: usize) -> Vec<(u64, u64)> {
         let seconds = |us: u64| us / 1_000_000;
         let spans = clean_spans(occurrences, nodes, 100_000_000).into_iter();
-        spans.map(|(from, until)| (seconds(from), seconds(until))).collect()
+        spans
+            .map(|(from, until)| (seconds(from), seconds(until)))
+            .collect()
     }
 
     #[test]

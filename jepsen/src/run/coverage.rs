@@ -33,7 +33,9 @@ pub(super) fn check(plan: &Plan, history: &[Event], injected: &BTreeMap<Fault, u
     let faults: usize = injected.values().sum();
     let wanted = (plan.seconds / SECONDS_PER_FAULT) as usize;
     if !plan.faults.is_empty() && faults < wanted.max(1) {
-        findings.push(format!("{faults} faults took effect, at least {wanted} were wanted"));
+        findings.push(format!(
+            "{faults} faults took effect, at least {wanted} were wanted"
+        ));
     }
     let missing = plan.faults.iter().filter(|fault| !injected.contains_key(fault));
     if wanted >= 2 * plan.faults.len() {

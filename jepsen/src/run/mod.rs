@@ -276,7 +276,10 @@ impl Run {
         };
         let verdicts = BTreeMap::from([
             ("history", self.plan.workload.judge(&history, &clean_us)),
-            ("coverage", coverage::check(&self.plan, &history, &self.nemesis.injected)),
+            (
+                "coverage",
+                coverage::check(&self.plan, &history, &self.nemesis.injected),
+            ),
             ("final-integrity", integrity),
         ]);
         for position in 0..self.plan.nodes {

@@ -35,7 +35,11 @@ impl Cluster {
                     Ok(status) => status.summary,
                     Err(error) => error.message,
                 };
-                ensure!(now() < deadline, "node {} says after {limit:?}: {said}", position + 1);
+                ensure!(
+                    now() < deadline,
+                    "node {} says after {limit:?}: {said}",
+                    position + 1
+                );
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }

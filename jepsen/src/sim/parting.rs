@@ -62,7 +62,8 @@ impl Cluster {
         for position in 0..count {
             match count {
                 0..=3 => self.network().cut(addr(position + 1), addr(position)),
-                _ => (2..count - 1).for_each(|apart| self.network().part(addr(position), addr(position + apart))),
+                _ => (2..count - 1)
+                    .for_each(|apart| self.network().part(addr(position), addr(position + apart))),
             }
         }
     }

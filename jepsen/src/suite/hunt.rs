@@ -72,9 +72,7 @@ const fn ground(mutant: &'static str, workload: Workload, nemesis: &'static str)
 }
 
 /// Every mutant has its ground: the workload and the faults that ought to show it.
-const GROUNDS: &[Ground] = &[
-    ground("skip_fsync", Workload::Set, "crash-all"),
-];
+const GROUNDS: &[Ground] = &[ground("skip_fsync", Workload::Set, "crash-all")];
 
 /// The mutants that a list of names stands for.
 ///
@@ -104,7 +102,10 @@ pub fn one(mutant: &str, give_up: Duration) -> Result<Catch, String> {
         let plan = plan(mutant, seed)?;
         let report = attempt(&plan);
         let fell = report.verdicts.iter().find_map(|(judge, verdict)| match verdict {
-            Verdict::Fail { findings } => Some(format!("{judge}: {}", findings.first().map_or("", String::as_str))),
+            Verdict::Fail { findings } => Some(format!(
+                "{judge}: {}",
+                findings.first().map_or("", String::as_str)
+            )),
             _ => None,
         });
         if let Some(by) = fell {

@@ -226,7 +226,14 @@ impl Results {
     pub fn table(&self) -> String {
         let mut lines = vec![format!(
             "{:27} {:>6} {:>7} {:>7} {:>8} {:>11} {:>11} {:>7}",
-            "workload          faults", "runs", "passed", "failed", "unknown", "operations", "indefinite", "faults"
+            "workload          faults",
+            "runs",
+            "passed",
+            "failed",
+            "unknown",
+            "operations",
+            "indefinite",
+            "faults"
         )];
         let line = |name: &str, row: &Row| {
             format!(

@@ -7,8 +7,8 @@ use futures::future::join_all;
 use reelkv::clock::now;
 
 use super::{Actor, stored};
-use crate::checker::availability::{Limits, check};
 use crate::checker::Verdict;
+use crate::checker::availability::{Limits, check};
 use crate::history::{Action, Answer, Event};
 
 const INTERVAL: Duration = Duration::from_millis(100);

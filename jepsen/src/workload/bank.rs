@@ -19,10 +19,7 @@ pub(super) async fn prepare(actor: Actor) -> anyhow::Result<()> {
     for group in 0..actor.shards {
         let share = (TOTAL / ACCOUNTS as i64).to_be_bytes().to_vec();
         let open = |batch: Batch, account| batch.put(actor.member_key(group, account), share.clone());
-        let opened = actor
-            .keyspace
-            .batch((0..ACCOUNTS).fold(Batch::new(), open))
-            .await;
+        let opened = actor.keyspace.batch((0..ACCOUNTS).fold(Batch::new(), open)).await;
         opened.with_context(|| format!("opening the accounts of group {group}"))?;
     }
     Ok(())
@@ -62,7 +59,11 @@ async fn transfer(actor: &mut Actor, group: u64) {
     }
     let after = |record: &Record, change: i64| (balance(record) + change).to_be_bytes().to_vec();
     let batch = Batch::new()
-        .put_if(&from_key, after(&payer, -amount), Condition::Version(payer.version))
+        .put_if(
+            &from_key,
+            after(&payer, -amount),
+            Condition::Version(payer.version),
+        )
         .put_if(&to_key, after(&payee, amount), Condition::Version(payee.version));
     let call = async {
         let version = actor.keyspace.batch(batch).await?;
@@ -94,5 +95,7 @@ async fn read(actor: &Actor, group: u64) -> Option<Answer> {
 
 /// What an account holds; what is no amount is one that breaks every total.
 fn balance(record: &Record) -> i64 {
-    record.value[..].try_into().map_or(i64::MIN / 2, i64::from_be_bytes)
+    record.value[..]
+        .try_into()
+        .map_or(i64::MIN / 2, i64::from_be_bytes)
 }

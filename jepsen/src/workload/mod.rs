@@ -88,11 +88,17 @@ impl Workload {
             Self::Register => "reads, writes and conditional writes of a few keys; every key is linearizable",
             Self::Set => "unique elements are inserted; no acknowledged one is lost, no failed one appears",
             Self::Counter => "additions; each happens once however often it is sent",
-            Self::Bank => "transfers between accounts of a shard in atomic batches; every view holds the same total",
+            Self::Bank => {
+                "transfers between accounts of a shard in atomic batches; every view holds the same total"
+            }
             Self::Scan => "batches set a group of keys to one value; every page of a scan shows one state",
             Self::DeleteResurrect => "puts and deletes; what was deleted does not come back",
-            Self::Append => "lists that grow by conditional puts; no element is lost, doubled or out of order",
-            Self::Availability => "every shard is probed at a fixed rate; none fails while a clean quorum exists",
+            Self::Append => {
+                "lists that grow by conditional puts; no element is lost, doubled or out of order"
+            }
+            Self::Availability => {
+                "every shard is probed at a fixed rate; none fails while a clean quorum exists"
+            }
         }
     }
 
@@ -238,7 +244,10 @@ impl Actor {
             if let Some(answer) = read().await {
                 return Ok(answer);
             }
-            anyhow::ensure!(now() < deadline, "{what} cannot be read though nothing is wrong any more");
+            anyhow::ensure!(
+                now() < deadline,
+                "{what} cannot be read though nothing is wrong any more"
+            );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }

@@ -38,10 +38,7 @@ async fn write(actor: &Actor, group: u64) {
     let value = actor.recorder.fresh_value();
     let put = |batch: Batch, member| batch.put(actor.member_key(group, member), stored(value));
     let call = async {
-        let version = actor
-            .keyspace
-            .batch((0..MEMBERS).fold(Batch::new(), put))
-            .await?;
+        let version = actor.keyspace.batch((0..MEMBERS).fold(Batch::new(), put)).await?;
         Ok(Answer::Done {
             version: Some(version),
         })

@@ -1,6 +1,6 @@
 //! A replica's side of the conversation with the shard's other replicas.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub struct Network {
 /// several clients for one follower and makes new ones; what one of them was told, all must know:
 /// a denial that reaches openraft ends the leader's core.
 #[derive(Debug, Default)]
-pub struct Acknowledged(Mutex<HashMap<ReplicaId, (u64, RaftLogId)>>);
+pub struct Acknowledged(Mutex<BTreeMap<ReplicaId, (u64, RaftLogId)>>);
 
 impl Acknowledged {
     fn note(&self, follower: ReplicaId, term: u64, upto: Option<RaftLogId>) {
@@ -237,6 +237,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             view_id,
         });
         let answer = tokio::select! {
+            biased;
             answer = self.call(body, Duration::from_millis(VIEW_LIFE_MS_MAX)) => answer,
             closed = cancel => {
                 self.network.views.close(view_id);

@@ -1,6 +1,6 @@
 //! Views held open for transfers to other replicas.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ struct OpenView {
 /// old versions on disk.
 #[derive(Default)]
 pub struct OpenViews {
-    views: Mutex<(u64, HashMap<u64, OpenView>)>,
+    views: Mutex<(u64, BTreeMap<u64, OpenView>)>,
 }
 
 impl OpenViews {

@@ -164,6 +164,7 @@ impl Replica {
         };
         tokio::pin!(gather);
         let all = tokio::select! {
+            biased;
             all = &mut gather => all,
             () = self.fill_log_to(index) => gather.await,
         };

@@ -22,6 +22,7 @@ const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(replica: Arc<Replica>, stop: CancellationToken) {
     tokio::select! {
+        biased;
         () = rounds(&replica) => {}
         () = stop.cancelled() => {}
     }

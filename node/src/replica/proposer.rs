@@ -74,6 +74,7 @@ impl Proposer {
     pub async fn run(mut self) {
         let stop = self.stop.clone();
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = self.terms() => {}
         }

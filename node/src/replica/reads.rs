@@ -32,6 +32,7 @@ impl ReadBarrier {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = rounds(raft, shard_id, queue) => {}
                 () = stop.cancelled() => {}
             }

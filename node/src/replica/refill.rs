@@ -27,6 +27,7 @@ impl Refiller {
     pub async fn run(self) {
         let stop = self.stop.clone();
         tokio::select! {
+            biased;
             () = self.watch() => {}
             () = stop.cancelled() => {}
         }

@@ -625,6 +625,7 @@ pub(super) async fn transfer_leadership(raft: &Raft, to_node: Option<u64>) -> bo
 async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
     let Some(tree) = replica.store.tree() else { return };
     tokio::select! {
+        biased;
         report = tree.sweep() => match report {
             Ok(report) => {
                 *replica.live.lock() = (report.live.records, report.live.bytes);

@@ -1,6 +1,6 @@
 //! The node's replicas: births, deaths, and restarts of those whose Raft has stopped.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub enum StartOutcome {
 /// The node's replicas, at most one per shard.
 pub struct Replicas {
     context: Arc<ReplicaContext>,
-    running: RwLock<HashMap<ShardId, Arc<Replica>>>,
+    running: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
     /// Births, deaths and restarts, one at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -58,9 +58,7 @@ impl Replicas {
 
     /// All replicas, by shard.
     pub fn all(&self) -> Vec<Arc<Replica>> {
-        let mut all: Vec<_> = self.running.read().values().cloned().collect();
-        all.sort_by_key(|replica| replica.id());
-        all
+        self.running.read().values().cloned().collect()
     }
 
     /// Starts a replica that the WAL knows, after what its log lost has been fetched from the other
@@ -171,6 +169,7 @@ impl Replicas {
     pub async fn supervise(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(PROBE_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
@@ -198,7 +197,7 @@ impl Replicas {
     /// Stops all, leaders handing over first.
     pub async fn stop(&self) {
         let _changing = self.changing.lock().await;
-        let all: Vec<_> = self.running.write().drain().map(|(_, replica)| replica).collect();
+        let all: Vec<_> = std::mem::take(&mut *self.running.write()).into_values().collect();
         futures::future::join_all(all.iter().map(|replica| replica.stop())).await;
     }
 }

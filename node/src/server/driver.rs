@@ -34,11 +34,13 @@ pub(super) async fn run(mut driver: Driver, stop: CancellationToken) {
     let interval = Duration::from_millis(driver.member.options.driver_interval_ms);
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(interval) => {}
             () = stop.cancelled() => return,
         }
         if driver.member.leads_meta() {
             tokio::select! {
+                biased;
                 () = driver.look() => {}
                 () = stop.cancelled() => return,
             }

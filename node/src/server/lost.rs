@@ -20,12 +20,14 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) async fn replace_lost(member: Arc<Member>, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
         for replica in member.replicas.all().iter().filter(|replica| replica.is_leader()) {
             for lost in replica.lost_logs() {
                 tokio::select! {
+                    biased;
                     () = replace(&member, replica, lost) => {}
                     () = stop.cancelled() => return,
                 }

@@ -226,6 +226,7 @@ pub(super) async fn follow_directory(member: Arc<Member>, stop: CancellationToke
     loop {
         member.refresh_directory().await;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
             () = stop.cancelled() => return,
         }

@@ -271,6 +271,7 @@ impl Node {
         let mut registered = None;
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(REGISTER_INTERVAL) => {}
                 () = self.stop.cancelled() => return,
                 _ = joined.wait_for(|joined| *joined) => return,

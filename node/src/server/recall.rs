@@ -49,6 +49,7 @@ pub(super) async fn recall(
 ) {
     let found = recovery.last_whole_batch;
     let verdict = tokio::select! {
+        biased;
         verdict = judge(&member, found) => verdict,
         () = stop.cancelled() => return,
     };

@@ -124,6 +124,7 @@ impl Watermarks {
 pub(super) async fn keep_and_tell(member: Arc<Member>, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(KEEP_INTERVAL) => {}
             () = stop.cancelled() => return,
         }

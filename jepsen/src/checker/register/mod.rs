@@ -7,4 +7,7 @@ pub mod events;
 pub mod linearizable;
 pub mod versions;
 
-#[allow(missing_docs)] pub fn check(_: &[crate::history::Event]) -> super::Verdict { super::Verdict::Pass }
+#[allow(missing_docs)]
+pub fn check(_: &[crate::history::Event]) -> super::Verdict {
+    super::Verdict::Pass
+}
