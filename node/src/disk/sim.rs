@@ -513,14 +513,22 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         self.mounted.change(|state| {
             state.syncs += 1;
-            let fails = state.fail_syncs_after.is_some_and(|after| state.syncs > after);
+            let fails = state
+                .fail_syncs_after
+                .is_some_and(|after| state.syncs == after + 1);
             let inode = state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
-            inode.unsynced.clear();
+            let unsynced = std::mem::take(&mut inode.unsynced);
             if fails {
-                // As Linux does: the pages count as clean, and what they held is gone at the next boot.
+                // As Linux does: the pages count as clean, so the next sync succeeds without them, and
+                // what they held is gone at the next boot.
                 return Err(io::Error::other("sync failed"));
             }
-            inode.durable = inode.current.clone();
+            for change in unsynced {
+                match change {
+                    Change::Write { offset, data } => write(&mut inode.durable, offset, &data),
+                    Change::Resize { len } => inode.durable.resize(len, 0),
+                }
+            }
             Ok(())
         })
     }

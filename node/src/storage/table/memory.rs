@@ -8,8 +8,9 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::{Change, Rows, Store, Table, TableEngine, flip_a_bit};
+use crate::mutants::Mutant;
 use crate::storage::engine::Recovered;
-use crate::storage::{Mark, TreeError, TreeId};
+use crate::storage::{Mark, StoredRecord, TreeError, TreeId};
 
 /// What a simulated node's trees have checkpointed. The simulator holds it across crashes of the node.
 #[derive(Default)]
@@ -30,6 +31,8 @@ struct Folder {
     control: Option<Bytes>,
     version_id: u64,
     open: Weak<RwLock<Table>>,
+    /// Rows of a checkpoint that reach the device with the next one (a mutant's).
+    late: Rows,
 }
 
 impl fmt::Debug for MemoryDevice {
@@ -51,6 +54,7 @@ impl MemoryDevice {
         state.boot += 1;
         for folder in state.folders.values_mut() {
             folder.open = Weak::new();
+            folder.late.clear();
         }
     }
 
@@ -164,8 +168,15 @@ impl OpenFolder {
 }
 
 impl Store for OpenFolder {
-    fn write(&self, change: Change) -> Result<(), TreeError> {
+    fn write(&self, mut change: Change) -> Result<(), TreeError> {
+        if Mutant::TombstoneDroppedEarly.is_on() {
+            change.rows.retain(|_, row| !StoredRecord::may_be_deleted(row));
+            change.dropped.clear();
+        }
         self.with(|folder| {
+            if Mutant::CheckpointNotAtomic.is_on() && change.control.is_some() {
+                std::mem::swap(&mut folder.late, &mut change.rows);
+            }
             folder.rows.extend(change.rows);
             for key in change.dropped {
                 folder.rows.remove(&key);
