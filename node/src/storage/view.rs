@@ -109,9 +109,13 @@ impl View {
                 deleted_version: Some(record.version),
             },
             Ok(Some(Ok(record))) => Lookup::Value(record),
-            Ok(Some(Err(_))) | Err(_) if Mutant::AbsentForUnproven.is_on() => Lookup::Absent {
-                deleted_version: None,
-            },
+            Ok(Some(Err(error))) | Err(error)
+                if Mutant::AbsentForUnproven.is_on() && error.sets_tree_aside() =>
+            {
+                Lookup::Absent {
+                    deleted_version: None,
+                }
+            }
             Ok(Some(Err(error))) | Err(error) => Lookup::Unproven(error),
         }
     }
@@ -173,7 +177,9 @@ impl View {
         let (mut bytes, mut rows) = (0, 0);
         self.visit(start, end, &mut |_, record| {
             let record = match record {
-                Err(_) if Mutant::AbsentForUnproven.is_on() && !deleted_too => {
+                Err(error)
+                    if Mutant::AbsentForUnproven.is_on() && error.sets_tree_aside() && !deleted_too =>
+                {
                     return Ok(ControlFlow::Continue(()));
                 }
                 record => record?,

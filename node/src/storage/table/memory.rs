@@ -35,6 +35,15 @@ struct Folder {
     late: Rows,
 }
 
+/// A tree as it once was on its device.
+#[derive(Clone, Debug)]
+pub struct OldTree {
+    id: TreeId,
+    rows: Rows,
+    control: Option<Bytes>,
+    version_id: u64,
+}
+
 impl fmt::Debug for MemoryDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
@@ -94,6 +103,42 @@ impl MemoryDevice {
     /// Loses a tree altogether. Returns whether there was one.
     pub fn lose(&self, tree: TreeId) -> bool {
         self.state.lock().folders.remove(&tree).is_some()
+    }
+
+    /// What a tree has checkpointed, to be put back later; `None` when there is no such tree.
+    pub fn copy_of(&self, tree: TreeId) -> Option<OldTree> {
+        let state = self.state.lock();
+        let folder = state.folders.get(&tree)?;
+        Some(OldTree {
+            id: tree,
+            rows: folder.rows.clone(),
+            control: folder.control.clone(),
+            version_id: folder.version_id,
+        })
+    }
+
+    /// A tree is again what it was, as when an old copy of its folder is put back. Its node is off.
+    /// Returns false when there is no such tree any more.
+    pub fn put_back(&self, old: OldTree) -> bool {
+        let mut state = self.state.lock();
+        let Some(folder) = state.folders.get_mut(&old.id) else {
+            return false;
+        };
+        folder.rows = old.rows;
+        folder.control = old.control;
+        folder.version_id = old.version_id;
+        true
+    }
+
+    /// Empties a tree, as an engine does that loses all of it and opens all the same. Its node is off.
+    /// Returns false when there is no such tree.
+    pub fn empty(&self, tree: TreeId) -> bool {
+        self.put_back(OldTree {
+            id: tree,
+            rows: Rows::new(),
+            control: None,
+            version_id: 0,
+        })
     }
 
     pub(crate) fn create(self: &Arc<Self>, id: TreeId) -> Result<Recovered, TreeError> {
