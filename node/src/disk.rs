@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub use real::RealDisk;
 use tokio::sync::oneshot;
 
+use crate::mutants::Mutant;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -125,5 +127,13 @@ pub fn write_file_atomically(disk: &dyn Disk, path: &Path, data: &[u8]) -> io::R
     file.write_at(0, data)?;
     file.sync_data()?;
     disk.rename(&temporary, path)?;
+    sync_names(disk, dir)
+}
+
+/// Makes the names in a directory durable, after files in it were created, renamed or removed.
+pub(crate) fn sync_names(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    if Mutant::NoDirFsync.is_on() {
+        return Ok(());
+    }
     disk.sync_dir(dir)
 }

@@ -83,6 +83,8 @@ pub enum Fault {
     RecordDamage,
     /// A tree is lost while the node is off.
     TreeLoss,
+    /// A tree is emptied while the node is off, and opens all the same.
+    TreeEmptied,
     /// The node's disk is replaced by an empty one.
     Wipe,
     /// An old copy of the node's disk is put back.
@@ -93,7 +95,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -119,6 +121,7 @@ impl Fault {
         Self::LogDamage,
         Self::RecordDamage,
         Self::TreeLoss,
+        Self::TreeEmptied,
         Self::Wipe,
         Self::OldDisk,
         Self::OldTrees,
@@ -158,6 +161,7 @@ impl Fault {
             Self::LogDamage => ("log-damage", "bits of a node's log flip while it is off"),
             Self::RecordDamage => ("record-damage", "bits of stored records flip in a running node"),
             Self::TreeLoss => ("tree-loss", "one of a node's trees is lost while it is off"),
+            Self::TreeEmptied => ("tree-emptied", "one of a node's trees is emptied while it is off"),
             Self::Wipe => ("wipe", "a node's disk is replaced by an empty one"),
             Self::OldDisk => ("old-disk", "an old copy of a node's disk is put back"),
             Self::OldTrees => (
@@ -205,6 +209,7 @@ impl Fault {
             Self::LogDamage
                 | Self::RecordDamage
                 | Self::TreeLoss
+                | Self::TreeEmptied
                 | Self::Wipe
                 | Self::OldDisk
                 | Self::OldTrees

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use reelkv::clock::{Instant, now};
 use reelkv::disk::sim::{Refused, SimDisk};
-use reelkv::storage::MemoryDevice;
+use reelkv::storage::OldTree;
 
 use super::Fault;
 use crate::sim::{Cluster, Happened, Weather};
@@ -35,7 +35,7 @@ pub(super) struct Active {
 /// What is put back later.
 enum Old {
     Disk(SimDisk),
-    Trees(MemoryDevice),
+    Trees(Vec<OldTree>),
 }
 
 impl Active {
@@ -163,7 +163,11 @@ impl Active {
                 self.old = Some(Old::Disk(cluster.disk(victim).copy(rng.random())));
                 cluster.start_node(victim).await?;
             }
-            Fault::OldTrees => self.old = Some(Old::Trees(cluster.device(victim).copy())),
+            Fault::OldTrees => {
+                let device = cluster.device(victim);
+                let copies = device.trees().into_iter().filter_map(|tree| device.copy_of(tree));
+                self.old = Some(Old::Trees(copies.collect()));
+            }
             _ => {
                 ensure!(cluster.crash(victim), "the victim was off");
                 self.damage_at_rest(victim, cluster, rng);
@@ -179,11 +183,14 @@ impl Active {
                     self.took_effect |= flip_in_log(cluster.disk(victim), rng);
                 }
             }
-            Fault::TreeLoss => {
+            Fault::TreeLoss | Fault::TreeEmptied => {
                 let device = cluster.device(victim);
                 let trees = device.trees();
                 let at = rng.random_range(0..trees.len().max(1));
-                self.took_effect = trees.get(at).is_some_and(|tree| device.lose(*tree));
+                self.took_effect = trees.get(at).is_some_and(|tree| match self.fault {
+                    Fault::TreeLoss => device.lose(*tree),
+                    _ => device.empty(*tree),
+                });
             }
             _ => {
                 cluster.wipe(victim);
@@ -231,14 +238,23 @@ impl Active {
             Fault::OldDisk | Fault::OldTrees => {
                 ensure!(cluster.crash(victim), "the victim was off");
                 match self.old.take() {
-                    Some(Old::Disk(disk)) => cluster.put_back(victim, disk),
-                    Some(Old::Trees(trees)) => cluster.put_back_trees(victim, trees),
+                    Some(Old::Disk(disk)) => {
+                        cluster.put_back(victim, disk);
+                        self.took_effect = true;
+                    }
+                    Some(Old::Trees(trees)) => {
+                        let device = cluster.device(victim);
+                        for tree in trees {
+                            self.took_effect |= device.put_back(tree);
+                        }
+                    }
                     None => {}
                 }
-                self.took_effect = true;
                 cluster.start_node(victim).await?;
             }
-            Fault::LogDamage | Fault::TreeLoss | Fault::Wipe => cluster.start_node(victim).await?,
+            Fault::LogDamage | Fault::TreeLoss | Fault::TreeEmptied | Fault::Wipe => {
+                cluster.start_node(victim).await?
+            }
             _ => {
                 cluster.network().join();
                 self.took_effect = cluster.network().happened().cut > self.happened.cut;

@@ -212,11 +212,6 @@ impl Cluster {
         &self.machines[position].clock
     }
 
-    /// Puts other trees into a machine that is off.
-    pub fn put_back_trees(&mut self, position: usize, trees: MemoryDevice) {
-        self.machines[position].device = Arc::new(trees);
-    }
-
     /// Ends everything that is wrong with network, disks and the speed of clocks.
     pub fn heal(&self) {
         self.network.heal();

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use openraft::{Config, SnapshotPolicy};
 
+use crate::mutants::Mutant;
+
 /// Raft's timers, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RaftTimes {
@@ -39,7 +41,7 @@ pub fn config(times: RaftTimes) -> Result<Arc<Config>, String> {
         election_timeout_max: times.election_timeout_max_ms,
         // A leader restarted within its lease would resume its term; if a power cut took its
         // unsynced tail, it would give the same log ids to other entries.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(Mutant::LeaderRestoreOn.is_on()),
         enable_pre_vote: Some(true),
         // Without it a leader cut off from its quorum keeps a bridge voter's lease alive for ever.
         quorum_loss_probe_interval: Some(times.election_timeout_max_ms * 2 + times.heartbeat_interval_ms),

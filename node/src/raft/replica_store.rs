@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use super::ReplicaMark;
 use super::types::EntryOutcome;
 use crate::health::Health;
+use crate::mutants::Mutant;
 use crate::shard::{Applied, Control, LogId, RecordChange};
 use crate::storage::{Mark, Storage, StoredRecord, Tree, TreeError, TreeId, View};
 use crate::wal::{GroupId, WalGroup};
@@ -190,7 +191,8 @@ impl ReplicaStore {
         recorded: &v1::ControlState,
     ) -> Option<(Tree, Control)> {
         let mark = mark?; // set aside before the restart: reported then
-        let opened = match parts.storage.open(mark.tree, Some(mark)).await {
+        let compared = Some(mark).filter(|_| !Mutant::TrustEngineIndex.is_on());
+        let opened = match parts.storage.open(mark.tree, compared).await {
             Ok(opened) => opened,
             Err(error) => {
                 Self::report(parts, &error.to_string(), "refill");
@@ -201,6 +203,9 @@ impl ReplicaStore {
         match control {
             Ok(control) if control.applied() >= recorded.applied.map(LogId::from) => {
                 Some((opened.tree, control))
+            }
+            Ok(_) if Mutant::TrustEngineIndex.is_on() => {
+                Some((opened.tree, Control::decode(recorded.clone())))
             }
             _ => {
                 Self::report(parts, "control row does not fit the log's record", "refill");
@@ -293,7 +298,10 @@ impl ReplicaStore {
             }
             AppliedPayload::Normal(body) => match state.control.apply(log_id, body).map_err(other)? {
                 Applied::NotDone => EntryOutcome::NotDone,
-                Applied::Done(changes) => {
+                Applied::Done(mut changes) => {
+                    if Mutant::ApplySkipsEffect.is_on() {
+                        changes.retain(|change| !self.skips(change.version));
+                    }
                     let last_version = state.control.last_version();
                     let failed = state
                         .tree
@@ -309,6 +317,15 @@ impl ReplicaStore {
         state.give_views();
         self.applied.send_replace(Some(log_id));
         Ok(outcome)
+    }
+
+    /// Whether this replica, unless it leads, leaves an effect out (a mutant).
+    fn skips(&self, version: Version) -> bool {
+        let own = self.parts.id.replica_id;
+        let vote = self.parts.group.vote();
+        let leads = vote.is_some_and(|vote| vote.committed && vote.voted_for == own);
+        let draw = crc32fast::hash(&[own.to_le_bytes(), version.to_le_bytes()].concat());
+        !leads && draw.is_multiple_of(97)
     }
 
     /// Stops trusting the tree: nothing is answered from it any more. Log and vote stay.
@@ -522,7 +539,12 @@ impl ReplicaStore {
         }
     }
 
-    async fn record(&self, control: v1::ControlState, mark: Mark, generation: u64) -> io::Result<()> {
+    pub(crate) async fn record(
+        &self,
+        control: v1::ControlState,
+        mark: Mark,
+        generation: u64,
+    ) -> io::Result<()> {
         let record = ReplicaMark {
             control,
             tree: Some(mark),
@@ -590,8 +612,11 @@ impl ReplicaStore {
 
     /// The entry up to which everything is durable in the tree and on record.
     pub fn checkpointed(&self) -> Option<LogId> {
-        self.state
-            .lock()
+        let state = self.state.lock();
+        if Mutant::PurgeBeforeCheckpoint.is_on() {
+            return state.control.applied();
+        }
+        state
             .marked
             .as_ref()
             .and_then(|marked| marked.applied)

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::replica::Replica;
 use crate::clock::now;
+use crate::mutants::Mutant;
 use crate::raft::CheckpointOutcome;
 use crate::shard::{Write, WriteKind};
 
@@ -38,6 +39,11 @@ async fn rounds(replica: &Arc<Replica>) {
     let mut count_pause = COUNT_INTERVAL;
     loop {
         tokio::time::sleep(interval).await;
+        if Mutant::PurgeBeforeCheckpoint.is_on()
+            && let Some(applied) = replica.store().checkpointed()
+        {
+            purge(replica, applied.index).await;
+        }
         if checkpoint_due(replica, checkpointed) {
             if let Err(error) = checkpoint(replica).await {
                 tracing::error!(id = ?replica.id(), %error, "a checkpoint could not be recorded");
@@ -97,6 +103,9 @@ async fn purge(replica: &Replica, durable: u64) {
 
 /// The last entry nobody needs any more.
 fn purge_point(replica: &Replica, durable: u64) -> u64 {
+    if Mutant::PurgeBeforeCheckpoint.is_on() {
+        return durable;
+    }
     let metrics = crate::raft::metrics(replica.raft());
     let last = metrics.last_log_index.unwrap_or(durable);
     let kept_from = match &metrics.replication {

@@ -28,6 +28,7 @@ use super::reads::ReadBarrier;
 use crate::clock::SharedClock;
 use crate::error;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET};
+use crate::mutants::Mutant;
 use crate::raft::{EntryOutcome, Raft, ReplicaStore, TypeConfig};
 use crate::shard::{ColdRead, Command, Evaluation, Evaluator, Refusal, Write, WriteKind, WriteResult};
 use crate::storage::Lookup;
@@ -233,7 +234,7 @@ impl Session {
         &mut self,
         proposer: &Proposer,
         command: Command,
-        proposed: Vec<(Proposal, WriteResult)>,
+        mut proposed: Vec<(Proposal, WriteResult)>,
         refused: Vec<(Proposal, Refusal)>,
     ) {
         let (responder, completed) = ProgressResponder::complete_only();
@@ -245,6 +246,11 @@ impl Session {
         if let Err(fatal) = write.await {
             tracing::warn!(shard_id = proposer.store.id().shard_id, %fatal, "the shard's Raft has stopped");
             self.draining = true;
+        }
+        if Mutant::AckBeforeQuorum.is_on() {
+            for (proposal, result) in proposed.drain(..) {
+                proposal.answer(Ok(result));
+            }
         }
         self.in_flight.push_back(InFlight {
             command,

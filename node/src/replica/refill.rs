@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReplicaContext;
 use super::transfer::{Receiver, TransferError};
+use crate::mutants::Mutant;
 use crate::raft::{PeerNode, Raft, ReplicaStore, Trust};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -47,7 +48,9 @@ impl Refiller {
     async fn refill(&self) {
         let mut wait = RETRY_MIN;
         let mut attempt = self.context.clock.random_u64() as usize;
-        if let Err(error) = self.store.record_untrusted().await {
+        if !Mutant::UnprovenNotPersisted.is_on()
+            && let Err(error) = self.store.record_untrusted().await
+        {
             tracing::error!(id = ?self.store.id(), %error, "the log refused to record an untrusted tree");
         }
         while self.store.trust() == Trust::Refilling {

@@ -22,6 +22,7 @@ use super::{ReplicaContext, hint, maintenance};
 use crate::disk::offload;
 use crate::error;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
+use crate::mutants::Mutant;
 use crate::raft::{
     LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine,
     StoreParts, Trust, config, handle_message,
@@ -288,7 +289,9 @@ impl Replica {
     }
 
     async fn fresh_view(&self) -> Result<View, v1::Error> {
-        self.reads.pass().await?;
+        if !(Mutant::StaleReadOnOldLeader.is_on() && self.is_leader()) {
+            self.reads.pass().await?;
+        }
         self.store.view().ok_or_else(|| refilling(self.id.shard_id))
     }
 

@@ -17,6 +17,7 @@ use super::ReplicaContext;
 use crate::disk::{SharedDisk, offload};
 use crate::error;
 use crate::limits::CHUNK_BYTES_TARGET;
+use crate::mutants::Mutant;
 use crate::raft::transport::TransportError;
 use crate::raft::{Refill, ReplicaStore};
 use crate::shard::{Control, LogId};
@@ -194,7 +195,12 @@ impl Receiver<'_> {
         let (mut records, mut digest) = (0_u64, 0_u128);
         while let Some(payload) = stream.next().await {
             match payload?.kind {
-                Some(view_payload::Kind::Control(state)) => self.begin(tree, control, state)?,
+                Some(view_payload::Kind::Control(state)) => {
+                    self.begin(tree, control, state)?;
+                    if Mutant::UnprovenNotPersisted.is_on() {
+                        self.record_unfilled(tree, control.as_ref()).await?;
+                    }
+                }
                 Some(view_payload::Kind::Records(page)) => {
                     for record in page.records {
                         let record = StoredRecord::decode(&record.key, &record.record)
@@ -248,6 +254,24 @@ impl Receiver<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Puts a tree on record that holds nothing yet (a mutant).
+    async fn record_unfilled(&self, tree: &Tree, control: Option<&Control>) -> Result<(), TransferError> {
+        let Some(control) = control.filter(|_| self.hold) else {
+            return Ok(());
+        };
+        let sealed = tree.seal(
+            &control.encode().encode_to_vec(),
+            control.applied().unwrap_or_default(),
+        )?;
+        let mark = tree.flush(sealed).await?;
+        let recorded = self
+            .store
+            .record(control.encode_without_tokens(), mark, tree.id().generation);
+        recorded
+            .await
+            .map_err(|error| TransferError::Damaged(error.to_string()))
     }
 
     /// Keeps the filling within bounds. What is flushed is on no record yet: a crash forgets it.

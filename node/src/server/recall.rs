@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::member::Member;
 use super::node::Node;
 use crate::clock::now;
+use crate::mutants::Mutant;
 use crate::wal::Recovery;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,6 +48,9 @@ pub(super) async fn recall(
     recovery: Recovery,
     stop: CancellationToken,
 ) {
+    if Mutant::RejoinWithSameId.is_on() {
+        return member.start_replicas(recovery, &stop).await;
+    }
     let found = recovery.last_whole_batch;
     let verdict = tokio::select! {
         biased;

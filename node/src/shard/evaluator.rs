@@ -10,6 +10,7 @@ use reelkv_proto::v1::effect::Kind;
 
 use super::overlay::Overlay;
 use super::{Command, Control, IncarnationId, TokenState, Write, WriteKind, WriteOperation, WriteResult};
+use crate::mutants::Mutant;
 
 /// What a key held in a view.
 #[derive(Clone, Debug)]
@@ -152,6 +153,9 @@ impl Evaluator {
 
     fn known_token(&self, token: &v1::Token, applied: &Control) -> Option<Evaluation> {
         let id = token.incarnation?.into();
+        if Mutant::RetryWithoutToken.is_on() {
+            return None;
+        }
         match applied.incarnations().state(token) {
             TokenState::Executed(done) => Some(Evaluation::Duplicate(WriteResult {
                 version: done.version,
@@ -250,6 +254,7 @@ impl Evaluator {
             .present(&operation.key, reads)?
             .map_or(0, |(version, _)| version);
         let holds = match condition {
+            _ if Mutant::NoConditionCheck.is_on() => true,
             Condition::Absent(_) => current == 0,
             Condition::Version(version) => current == *version && current != 0,
         };

@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use reelkv_proto::types::{KeyRange, Version};
 
+use crate::mutants::Mutant;
+
 /// Applied effects kept so that reads made a moment ago stay usable.
 const APPLIED_KEPT: usize = 4_096;
 
@@ -51,7 +53,7 @@ impl Overlay {
 
     /// Whether a read at this version, together with the overlay, tells the present.
     pub fn completes(&self, read_at: Version) -> bool {
-        read_at >= self.floor
+        read_at >= self.floor || Mutant::PrefetchAcrossCheckpoint.is_on()
     }
 
     /// Whether a put above `version` lies in the range.

@@ -65,7 +65,7 @@ pub use mark::{FileSum, Mark};
 pub use record::StoredRecord;
 pub use store::{Opened, Storage, StorageConfig};
 pub use sweep::{BadSpan, SweepReport};
-pub use table::MemoryDevice;
+pub use table::{MemoryDevice, OldTree};
 pub use tree::Tree;
 pub use view::{Digest, Lookup, Page, View};
 

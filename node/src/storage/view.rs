@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::tree::Tree;
 use super::{StoredRecord, TreeError};
+use crate::mutants::Mutant;
 
 /// Rows a page looks at, deleted ones included, before it ends early.
 const PAGE_ROWS_MAX: usize = 65_536;
@@ -108,13 +109,20 @@ impl View {
                 deleted_version: Some(record.version),
             },
             Ok(Some(Ok(record))) => Lookup::Value(record),
+            Ok(Some(Err(error))) | Err(error)
+                if Mutant::AbsentForUnproven.is_on() && error.sets_tree_aside() =>
+            {
+                Lookup::Absent {
+                    deleted_version: None,
+                }
+            }
             Ok(Some(Err(error))) | Err(error) => Lookup::Unproven(error),
         }
     }
 
     fn decode(&self, key: &[u8], row: &Bytes) -> Result<StoredRecord, TreeError> {
         let record = StoredRecord::decode(key, row)?;
-        if record.version > self.0.version {
+        if record.version > self.0.version && !Mutant::SkipCrcOnRead.is_on() {
             let position = format!(
                 "key {}: version {} in a view at {}",
                 key.escape_ascii(),
@@ -168,7 +176,14 @@ impl View {
         let mut page = Page::default();
         let (mut bytes, mut rows) = (0, 0);
         self.visit(start, end, &mut |_, record| {
-            let record = record?;
+            let record = match record {
+                Err(error)
+                    if Mutant::AbsentForUnproven.is_on() && error.sets_tree_aside() && !deleted_too =>
+                {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                record => record?,
+            };
             rows += 1;
             let wanted = deleted_too || record.value.is_some();
             bytes += if wanted { record.payload_bytes() } else { 0 };

@@ -17,6 +17,7 @@ use super::state::{Fault, Place, State, record, truncate_record, vote_record};
 use super::writer::{Done, Work, Writer, entry_record, open_files};
 use super::{AppendDone, GroupId, Identity, Vote, WalConfig, WalEntry, WalError};
 use crate::disk::{SharedDisk, SharedFile, offload};
+use crate::mutants::Mutant;
 use crate::shard::LogId;
 
 /// What handles and writer share. Locks are held for memory only, never across I/O.
@@ -270,6 +271,9 @@ impl WalGroup {
     pub async fn save_vote(&self, vote: Vote) -> io::Result<()> {
         if let Some(group) = self.shared.state.lock().groups.get_mut(&self.id) {
             group.vote = Some(vote);
+        }
+        if Mutant::VoteNotPersisted.is_on() {
+            return Ok(());
         }
         force(&self.shared, vec![vote_record(self.id, vote)]).await
     }

@@ -12,6 +12,7 @@ use super::segment::{self, ALL_RECORDS, SegmentHeader};
 use super::state::{Fault, Place, State, entry_kind};
 use super::{GroupId, Identity, WalError};
 use crate::disk::Disk;
+use crate::mutants::Mutant;
 use crate::shard::LogId;
 
 /// Something in the log is not as it was written.
@@ -263,6 +264,11 @@ impl Replay {
             }
             match found {
                 Found::Good(header, payload, in_data) => self.good(segment, batch, header, payload, in_data),
+                _ if Mutant::TruncateOnBadCrc.is_on() => {
+                    self.synced = self.synced.min(batch.number);
+                    self.last_records = ordinal as u32;
+                    return false;
+                }
                 Found::Faulty(header) if header.kind.is_entry() => {
                     self.faulty(segment, batch, header, durable)
                 }

@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::format::BLOCK;
 use super::{Identity, WalError};
-use crate::disk::{Disk, Mode, SharedFile};
+use crate::disk::{Disk, Mode, SharedFile, sync_names};
 
 const MAGIC: &[u8; 8] = b"RKVWALSG";
 pub(super) const FORMAT: u32 = 1;
@@ -137,7 +137,7 @@ impl Segment {
         file.write_at(0, &bytes)?;
         file.write_at(header.len_bytes - BLOCK, &bytes)?;
         file.sync_data()?;
-        disk.sync_dir(dir)?;
+        sync_names(disk, dir)?;
         Ok(Self {
             number: header.number,
             file,

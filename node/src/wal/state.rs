@@ -6,6 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::format::{Header, Kind, Record};
 use super::{EntryKind, GroupId, Vote};
+use crate::mutants::Mutant;
 use crate::shard::LogId;
 
 /// Where an entry's record lies.
@@ -250,7 +251,8 @@ impl State {
         }
         for (id, group) in self.groups.iter().filter(|(_, group)| group.born) {
             records.push(record(Kind::Birth, *id, LogId::default(), group.info.clone()));
-            records.extend(group.vote.map(|vote| vote_record(*id, vote)));
+            let vote = group.vote.filter(|_| !Mutant::VoteNotPersisted.is_on());
+            records.extend(vote.map(|vote| vote_record(*id, vote)));
             records.extend(
                 group
                     .purged

@@ -16,7 +16,8 @@ use super::manifest::{self, Manifest};
 use super::segment::{self, ALL_RECORDS, Segment, SegmentHeader};
 use super::state::{Place, kind_of, record};
 use super::{GroupId, Identity, WalConfig};
-use crate::disk::{Mode, SharedDisk, SharedFile, offload};
+use crate::disk::{Mode, SharedDisk, SharedFile, offload, sync_names};
+use crate::mutants::Mutant;
 
 /// Called when a piece of work is durable or never will be.
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -157,7 +158,13 @@ impl Writer {
         let write = move || {
             file.write_at(data_at, &data)?;
             file.write_at(identity_at, &identity)?;
-            file.sync_data()
+            if Mutant::SkipFsync.is_on() {
+                return Ok(());
+            }
+            match file.sync_data() {
+                Err(_) if Mutant::RetryFailedFsync.is_on() => file.sync_data(),
+                synced => synced,
+            }
         };
         offload(&*self.disk, write).await??;
         let number = segment.number;
@@ -308,7 +315,7 @@ impl Writer {
             for number in unneeded {
                 disk.remove_file(&segment::path(&dir, number))?;
             }
-            disk.sync_dir(&dir)
+            sync_names(&*disk, &dir)
         };
         offload(&*self.disk, delete).await?
     }

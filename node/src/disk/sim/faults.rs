@@ -26,7 +26,7 @@ pub struct Refused {
 pub(super) struct Faults {
     /// Count of operations after which nothing works any more in this life.
     pub(super) power_off_after: Option<u64>,
-    /// Count of syncs after which all fail in this life.
+    /// Count of syncs after which the next one fails in this life.
     pub(super) fail_syncs_after: Option<u64>,
     pub(super) fail_reads_per_mille: u32,
     pub(super) is_full: bool,
@@ -47,7 +47,7 @@ impl Faults {
 
     /// Whether the `syncs`th sync succeeds.
     pub(super) fn sync(&mut self, syncs: u64) -> io::Result<()> {
-        if self.fail_syncs_after.is_none_or(|after| syncs <= after) {
+        if self.fail_syncs_after.is_none_or(|after| syncs != after + 1) {
             return Ok(());
         }
         self.refused.syncs += 1;

@@ -563,8 +563,8 @@ impl DiskFile for SimFile {
             state.syncs += 1;
             let inode = state.inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
             let unsynced = std::mem::take(&mut inode.unsynced);
-            // As Linux does: the pages of a failed sync count as clean, and what they held is gone
-            // at the next boot, whatever is synced later.
+            // As Linux does: the pages of a failed sync count as clean, so the next one succeeds
+            // without them, and what they held is gone at the next boot.
             state.faults.sync(state.syncs)?;
             for change in unsynced {
                 change.apply(&mut inode.durable);

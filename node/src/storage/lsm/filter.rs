@@ -7,6 +7,7 @@ use bytes::Bytes;
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 
 use super::RECORD_PREFIX;
+use crate::mutants::Mutant;
 use crate::storage::StoredRecord;
 
 /// Makes a filter for each compaction.
@@ -50,6 +51,10 @@ impl CompactionFilter for DropBelow {
         }
         let record = StoredRecord::decode(key, &Bytes::copy_from_slice(&row));
         let droppable = record.is_ok_and(|record| record.value.is_none() && record.version <= self.floor);
-        Ok(if droppable { Verdict::Remove } else { Verdict::Keep })
+        Ok(match droppable {
+            true if Mutant::TombstoneDroppedEarly.is_on() => Verdict::Destroy,
+            true => Verdict::Remove,
+            false => Verdict::Keep,
+        })
     }
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::{Change, Rows, Store, Table, TableEngine, flip_a_bit};
+use crate::mutants::Mutant;
 use crate::storage::engine::Recovered;
-use crate::storage::{Mark, TreeError, TreeId};
+use crate::storage::{Mark, StoredRecord, TreeError, TreeId};
 
 /// What a simulated node's trees have checkpointed. The simulator holds it across crashes of the node.
 #[derive(Default)]
@@ -30,6 +31,17 @@ struct Folder {
     control: Option<Bytes>,
     version_id: u64,
     open: Weak<RwLock<Table>>,
+    /// Rows of a checkpoint that reach the device with the next one (a mutant's).
+    late: Rows,
+}
+
+/// A tree as it once was on its device.
+#[derive(Clone, Debug)]
+pub struct OldTree {
+    id: TreeId,
+    rows: Rows,
+    control: Option<Bytes>,
+    version_id: u64,
 }
 
 impl fmt::Debug for MemoryDevice {
@@ -51,22 +63,7 @@ impl MemoryDevice {
         state.boot += 1;
         for folder in state.folders.values_mut() {
             folder.open = Weak::new();
-        }
-    }
-
-    /// Another device with what is checkpointed on this one.
-    pub fn copy(&self) -> Self {
-        let state = self.state.lock();
-        let copied = |folder: &Folder| Folder {
-            rows: folder.rows.clone(),
-            control: folder.control.clone(),
-            version_id: folder.version_id,
-            open: Weak::new(),
-        };
-        let folders = state.folders.iter();
-        let folders = folders.map(|(id, folder)| (*id, copied(folder))).collect();
-        Self {
-            state: Mutex::new(State { boot: 0, folders }),
+            folder.late.clear();
         }
     }
 
@@ -106,6 +103,42 @@ impl MemoryDevice {
     /// Loses a tree altogether. Returns whether there was one.
     pub fn lose(&self, tree: TreeId) -> bool {
         self.state.lock().folders.remove(&tree).is_some()
+    }
+
+    /// What a tree has checkpointed, to be put back later; `None` when there is no such tree.
+    pub fn copy_of(&self, tree: TreeId) -> Option<OldTree> {
+        let state = self.state.lock();
+        let folder = state.folders.get(&tree)?;
+        Some(OldTree {
+            id: tree,
+            rows: folder.rows.clone(),
+            control: folder.control.clone(),
+            version_id: folder.version_id,
+        })
+    }
+
+    /// A tree is again what it was, as when an old copy of its folder is put back. Its node is off.
+    /// Returns false when there is no such tree any more.
+    pub fn put_back(&self, old: OldTree) -> bool {
+        let mut state = self.state.lock();
+        let Some(folder) = state.folders.get_mut(&old.id) else {
+            return false;
+        };
+        folder.rows = old.rows;
+        folder.control = old.control;
+        folder.version_id = old.version_id;
+        true
+    }
+
+    /// Empties a tree, as an engine does that loses all of it and opens all the same. Its node is off.
+    /// Returns false when there is no such tree.
+    pub fn empty(&self, tree: TreeId) -> bool {
+        self.put_back(OldTree {
+            id: tree,
+            rows: Rows::new(),
+            control: None,
+            version_id: 0,
+        })
     }
 
     pub(crate) fn create(self: &Arc<Self>, id: TreeId) -> Result<Recovered, TreeError> {
@@ -180,8 +213,15 @@ impl OpenFolder {
 }
 
 impl Store for OpenFolder {
-    fn write(&self, change: Change) -> Result<(), TreeError> {
+    fn write(&self, mut change: Change) -> Result<(), TreeError> {
+        if Mutant::TombstoneDroppedEarly.is_on() {
+            change.rows.retain(|_, row| !StoredRecord::may_be_deleted(row));
+            change.dropped.clear();
+        }
         self.with(|folder| {
+            if Mutant::CheckpointNotAtomic.is_on() && change.control.is_some() {
+                std::mem::swap(&mut folder.late, &mut change.rows);
+            }
             folder.rows.extend(change.rows);
             for key in change.dropped {
                 folder.rows.remove(&key);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-pub use memory::MemoryDevice;
+pub use memory::{MemoryDevice, OldTree};
 
 use super::engine::{Engine, Gap, Manifest, Recovered};
 use super::{StoredRecord, TreeError};
