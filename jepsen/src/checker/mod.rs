@@ -7,6 +7,7 @@ pub mod counter;
 pub mod pages;
 pub mod register;
 pub mod set;
+mod show;
 
 use std::fmt;
 

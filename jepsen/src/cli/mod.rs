@@ -16,6 +16,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Workloads under faults, and judges of what clients saw.
 #[derive(Parser)]
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
     if let Ok(filter) = std::env::var("REELKV_LOG") {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
+            .with_timer(VirtualTime)
             .with_writer(std::io::stderr)
             .init();
     }
@@ -83,6 +86,15 @@ pub fn main() -> ExitCode {
             tell(&format!("error: {why}"));
             ExitCode::from(2)
         }
+    }
+}
+
+/// Stamps log lines with the virtual time of the simulated world they come from.
+struct VirtualTime;
+
+impl FormatTime for VirtualTime {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        write!(line, "{:10.6}", crate::run::virtual_seconds())
     }
 }
 

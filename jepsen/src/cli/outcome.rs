@@ -3,7 +3,6 @@
 //! A directory holds `history.jsonl` (judged again by `check`), `history.edn` (for other checkers),
 //! `timeline.jsonl` (faults as they came and went) and `verdict.json`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -31,7 +30,6 @@ pub(super) fn keep(dir: &Path, report: &Report) -> Result<(), CouldNot> {
         shards: crate::run::SHARDS,
         seconds: plan.seconds,
         clean_us: report.clean_us.clone(),
-        parameters: BTreeMap::new(),
     };
     files::write(&dir.join("history.jsonl"), &header, &report.history)?;
     edn::write(&dir.join("history.edn"), &report.history)?;

@@ -73,8 +73,9 @@ impl Nemesis {
     pub async fn run(&mut self, cluster: &mut Cluster, until: Instant) -> anyhow::Result<()> {
         self.started = now();
         while now() < until && !self.faults.is_empty() {
-            let quiet_ms = self.rng.random_range(200..2_500);
-            tokio::time::sleep(Duration::from_millis(quiet_ms)).await;
+            let longest_ms = if self.active.is_empty() { 2_000 } else { 5_000 };
+            let pause_ms = self.rng.random_range(200..longest_ms);
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             match self.active.len() {
                 0 => self.begin(cluster).await?,
                 1 if self.rng.random_ratio(1, 3) => self.begin(cluster).await?,

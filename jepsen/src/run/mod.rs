@@ -7,6 +7,7 @@
 mod coverage;
 mod panics;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use serde::Serialize;
 use crate::checker::Verdict;
 use crate::history::{Event, Recorder, fingerprint};
 use crate::nemesis::{Fault, Moment, Nemesis, clean_spans};
-use crate::sim::{Cluster, Settings, SimConnector};
+use crate::sim::{self, Cluster, Settings, SimConnector};
 use crate::workload::{Actor, TIMEOUT, Workload, tally};
 
 /// Data shards of a simulated cluster.
@@ -134,20 +135,28 @@ impl Report {
 /// # Errors
 /// The runtime could not be made. What goes wrong in the simulated world is a verdict.
 pub fn simulate(plan: &Plan) -> anyhow::Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .context("the simulator has no runtime")?;
+    let runtime = sim::runtime(plan.seed).context("the simulator has no runtime")?;
     let panics = panics::watch();
     let mut report = runtime.block_on(async {
+        BEGAN.set(Some(now()));
         let mut run = Run::new(plan.clone());
         let ended = run.go().await;
         run.report(ended)
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
+    BEGAN.set(None);
     report.verdicts.insert("no-panic", Verdict::of(panics.seen()));
     Ok(report)
+}
+
+thread_local! {
+    /// When the simulated world on this thread began.
+    static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Seconds since the simulated world on this thread began; 0 outside of one.
+pub fn virtual_seconds() -> f64 {
+    BEGAN.get().map_or(0.0, |began| began.elapsed().as_secs_f64())
 }
 
 struct Run {

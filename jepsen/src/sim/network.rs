@@ -217,6 +217,7 @@ impl Network {
                 return Err(());
             }
             let delay = state.weather.delay_max.mul_f64(state.rng.random::<f64>());
+            tracing::trace!(from, to, ?delay, "travels");
             state.happened.delivered += 1;
             state.happened.delayed += u64::from(delay > DELAY_MAX);
             delay

@@ -12,13 +12,15 @@ use crate::checker::availability::{Limits, check};
 use crate::history::{Action, Answer, Event};
 
 const INTERVAL: Duration = Duration::from_millis(100);
+/// How long a probe may take: what fails within it is an error that a service would have shown.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a shard may go without a successful probe while a clean quorum exists: a leader that
 /// died is missed for at most twice the lease, its successor is elected and found by the clients.
 const STALL_MAX_US: u64 = 5_000_000;
 
 /// One client per shard.
 pub(super) async fn client(actor: Actor) {
-    let actor = Arc::new(actor);
+    let actor = Arc::new(actor.patient(PATIENCE));
     let mut probes = Vec::new();
     let mut ticks = tokio::time::interval(INTERVAL);
     while now() < actor.until {

@@ -25,8 +25,8 @@ use reelkv_client::{Error, Keyspace};
 use crate::checker::{self, Verdict};
 use crate::history::{Action, Answer, Event, Recorder};
 
-/// How long a client waits for one operation.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client waits for one operation: short, so that some never learn how theirs ended.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a read may take once everything has healed.
 const FINAL_READ_WITHIN: Duration = Duration::from_secs(60);
 
@@ -215,6 +215,12 @@ impl Actor {
         let mut key = self.key(group);
         key.extend(member.to_be_bytes());
         key
+    }
+
+    /// The same client, which waits this long for an operation.
+    pub fn patient(mut self, timeout: Duration) -> Self {
+        self.keyspace = self.keyspace.with_timeout(timeout);
+        self
     }
 
     /// A keyspace is cut at even points of the first byte.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reelkv::clock::now;
 use reelkv::rpc::handler::AdminHandler;
 use reelkv::server::{Front, Member, Node};
-use reelkv_jepsen::sim::{Cluster, Network, Settings};
+use reelkv_jepsen::sim::{self, Cluster, Network, Settings};
 use reelkv_proto::v1::{self, request::Op, response};
 
 /// The machine that things happen to.
@@ -25,11 +25,7 @@ where
         None => 0..number("REELKV_PAGE_SEEDS").unwrap_or(3),
     };
     for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = sim::runtime(seed).expect("a runtime");
         let outcome = runtime.block_on(async { story(World::start(seed).await?).await });
         runtime.shutdown_timeout(Duration::from_secs(5));
         if let Err(error) = outcome {

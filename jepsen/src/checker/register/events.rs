@@ -1,13 +1,11 @@
-//! What clients saw, in the order they saw it.
-
-use serde::Serialize;
+//! A register as its judges see it.
 
 /// What a client asked of a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// What is the value?
     Read,
-    /// Set the value.
+    /// Set the value; 0 deletes it.
     Write(u64),
     /// Set the value if it was last written as `expected` (0: if it is absent).
     WriteIf {
@@ -19,8 +17,8 @@ pub enum Operation {
 }
 
 /// How it ended for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum Outcome {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RegisterOutcome {
     /// The read's value; 0 when absent.
     Value(u64),
     /// The write happened.
@@ -34,30 +32,26 @@ pub enum Outcome {
 }
 
 /// One operation from its invocation to its completion.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Event {
-    /// Which client.
-    pub client: usize,
-    /// Which key.
-    pub key: usize,
+#[derive(Clone, Copy, Debug)]
+pub struct RegisterEvent {
     /// What was asked.
     pub operation: Operation,
     /// How it ended.
-    pub outcome: Outcome,
-    /// The version the answer named: written, read (0 when absent), or refused on.
+    pub outcome: RegisterOutcome,
+    /// The version the answer named: written, read, or refused on; 0 when absent.
     pub version: Option<u64>,
-    /// When it was invoked, in virtual microseconds.
+    /// When it was invoked, in microseconds.
     pub invoked_us: u64,
-    /// When it completed; `u64::MAX` for an unknown outcome.
+    /// When it completed; [`crate::history::NEVER_US`] for an unknown outcome.
     pub completed_us: u64,
 }
 
-impl Event {
+impl RegisterEvent {
     /// Whether it can have had, or shown, an effect.
     pub fn counts(&self) -> bool {
         match self.outcome {
-            Outcome::Failed => false,
-            Outcome::Unknown => self.operation != Operation::Read,
+            RegisterOutcome::Failed => false,
+            RegisterOutcome::Unknown => self.operation != Operation::Read,
             _ => true,
         }
     }

@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use super::events::{Event, Operation, Outcome};
+use super::events::{Operation, RegisterEvent, RegisterOutcome};
 
 /// What the judge found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +34,10 @@ const CONFIGURATIONS_MAX: usize = 300_000;
 const UNNAMED: u64 = u64::MAX;
 
 /// Judges one key's events.
-pub fn check(events: &[Event]) -> Verdict {
+pub fn check(events: &[RegisterEvent]) -> Verdict {
     let named: HashSet<u64> = events.iter().flat_map(names).collect();
-    let unnamed = |event: &Event| match (event.operation, event.outcome) {
-        (Operation::Write(value), Outcome::Unknown) => !named.contains(&value),
+    let unnamed = |event: &RegisterEvent| match (event.operation, event.outcome) {
+        (Operation::Write(value), RegisterOutcome::Unknown) => !named.contains(&value),
         _ => false,
     };
     let mut order: Vec<usize> = (0..events.len())
@@ -58,16 +58,16 @@ pub fn check(events: &[Event]) -> Verdict {
 }
 
 /// Values an event says the register had, or asks for.
-fn names(event: &Event) -> Option<u64> {
+fn names(event: &RegisterEvent) -> Option<u64> {
     match (event.operation, event.outcome) {
-        (Operation::Read, Outcome::Value(value)) => Some(value),
+        (Operation::Read, RegisterOutcome::Value(value)) => Some(value),
         (Operation::WriteIf { expected, .. }, _) => Some(expected),
         _ => None,
     }
 }
 
 struct Search<'a> {
-    events: &'a [Event],
+    events: &'a [RegisterEvent],
     /// Events that count, by invocation.
     order: Vec<usize>,
     /// When the writes of unknown outcome whose values nobody names were invoked.
@@ -134,7 +134,7 @@ impl Search<'_> {
     }
 
     fn unknown(&self, index: usize) -> bool {
-        self.events[index].outcome == Outcome::Unknown
+        self.events[index].outcome == RegisterOutcome::Unknown
     }
 
     /// The first allowed candidate at or after `from`. Candidates are numbered: operations of
@@ -209,14 +209,16 @@ fn bits(taken: &[bool]) -> Vec<u64> {
 }
 
 /// The value after an operation; `None` when the register cannot have answered so.
-fn apply(event: &Event, value: u64) -> Option<u64> {
+fn apply(event: &RegisterEvent, value: u64) -> Option<u64> {
     match (event.operation, event.outcome) {
-        (Operation::Read, Outcome::Value(read)) => (read == value).then_some(value),
+        (Operation::Read, RegisterOutcome::Value(read)) => (read == value).then_some(value),
         (Operation::Write(new), _) => Some(new),
-        (Operation::WriteIf { expected, .. }, Outcome::Refused) => (value != expected).then_some(value),
-        (Operation::WriteIf { expected, new }, Outcome::Done) => (value == expected).then_some(new),
-        // Unknown: had it been refused, it would have changed nothing.
-        (Operation::WriteIf { expected, new }, _) => Some(if value == expected { new } else { value }),
+        (Operation::WriteIf { expected, .. }, RegisterOutcome::Refused) => {
+            (value != expected).then_some(value)
+        }
+        (Operation::WriteIf { expected, new }, RegisterOutcome::Done) => (value == expected).then_some(new),
+        // Unknown: had it been refused, it would have changed nothing, and needs no place.
+        (Operation::WriteIf { expected, new }, _) => (value == expected).then_some(new),
         (Operation::Read, _) => None,
     }
 }
@@ -225,10 +227,13 @@ fn apply(event: &Event, value: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn event(operation: Operation, outcome: Outcome, invoked_us: u64, completed_us: u64) -> Event {
-        Event {
-            client: 0,
-            key: 0,
+    fn event(
+        operation: Operation,
+        outcome: RegisterOutcome,
+        invoked_us: u64,
+        completed_us: u64,
+    ) -> RegisterEvent {
+        RegisterEvent {
             operation,
             outcome,
             version: None,
@@ -237,12 +242,12 @@ mod tests {
         }
     }
 
-    fn write(value: u64, from: u64, to: u64) -> Event {
-        event(Operation::Write(value), Outcome::Done, from, to)
+    fn write(value: u64, from: u64, to: u64) -> RegisterEvent {
+        event(Operation::Write(value), RegisterOutcome::Done, from, to)
     }
 
-    fn read(value: u64, from: u64, to: u64) -> Event {
-        event(Operation::Read, Outcome::Value(value), from, to)
+    fn read(value: u64, from: u64, to: u64) -> RegisterEvent {
+        event(Operation::Read, RegisterOutcome::Value(value), from, to)
     }
 
     #[test]
@@ -287,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_unknown_write_may_happen_late_or_never_but_not_twice() {
-        let unknown = event(Operation::Write(7), Outcome::Unknown, 0, u64::MAX);
+        let unknown = event(Operation::Write(7), RegisterOutcome::Unknown, 0, u64::MAX);
         assert_eq!(
             check(&[unknown, write(1, 5, 6), read(1, 7, 8)]),
             Verdict::Linearizable
@@ -308,7 +313,12 @@ mod tests {
 
     #[test]
     fn a_refused_condition_is_a_read() {
-        let refused = event(Operation::WriteIf { expected: 1, new: 5 }, Outcome::Refused, 4, 5);
+        let refused = event(
+            Operation::WriteIf { expected: 1, new: 5 },
+            RegisterOutcome::Refused,
+            4,
+            5,
+        );
         assert!(matches!(
             check(&[write(1, 0, 1), refused]),
             Verdict::Violation { .. }
@@ -321,11 +331,11 @@ mod tests {
 
     #[test]
     fn a_write_nobody_names_can_hide_a_value_once() {
-        let hidden = event(Operation::Write(7), Outcome::Unknown, 0, u64::MAX);
+        let hidden = event(Operation::Write(7), RegisterOutcome::Unknown, 0, u64::MAX);
         let refused = |from| {
             event(
                 Operation::WriteIf { expected: 1, new: 5 },
-                Outcome::Refused,
+                RegisterOutcome::Refused,
                 from,
                 from + 1,
             )
@@ -341,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_never_shows() {
-        let failed = event(Operation::Write(9), Outcome::Failed, 0, 1);
+        let failed = event(Operation::Write(9), RegisterOutcome::Failed, 0, 1);
         assert!(matches!(
             check(&[failed, read(9, 2, 3)]),
             Verdict::Violation { .. }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use super::events::{Event, Operation, Outcome};
+use super::events::{Operation, RegisterEvent, RegisterOutcome};
 
 /// What contradicts the claimed order: the events at fault, by index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl fmt::Display for Contradiction {
 ///
 /// # Errors
 /// The first contradiction found.
-pub fn check(events: &[Event]) -> Result<(), Contradiction> {
+pub fn check(events: &[RegisterEvent]) -> Result<(), Contradiction> {
     let writes = writes(events)?;
     known_values(events, &writes)?;
     let points = points(events, &writes);
@@ -50,7 +50,7 @@ struct Point {
 }
 
 /// The writes that happened, by version, with their values: acknowledged, or read by somebody.
-fn writes(events: &[Event]) -> Result<BTreeMap<u64, u64>, Contradiction> {
+fn writes(events: &[RegisterEvent]) -> Result<BTreeMap<u64, u64>, Contradiction> {
     let mut writes = BTreeMap::from([(0, (0, None))]);
     for (index, event) in events.iter().enumerate() {
         let (Some(version), Some(value)) = (event.version, told(event)) else {
@@ -72,20 +72,23 @@ fn writes(events: &[Event]) -> Result<BTreeMap<u64, u64>, Contradiction> {
 }
 
 /// The value an answer put or found at its version.
-fn told(event: &Event) -> Option<u64> {
+fn told(event: &RegisterEvent) -> Option<u64> {
     match (event.operation, event.outcome) {
-        (Operation::Read, Outcome::Value(value)) => Some(value),
-        (Operation::Write(value) | Operation::WriteIf { new: value, .. }, Outcome::Done) => Some(value),
+        (Operation::Read, RegisterOutcome::Value(value)) => Some(value),
+        (Operation::Write(value) | Operation::WriteIf { new: value, .. }, RegisterOutcome::Done) => {
+            Some(value)
+        }
         _ => None,
     }
 }
 
 /// Every value was written once, by a write that did not fail.
-fn known_values(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Contradiction> {
+fn known_values(events: &[RegisterEvent], writes: &BTreeMap<u64, u64>) -> Result<(), Contradiction> {
     let mut versions = HashMap::new();
     for (version, value) in writes {
-        let twice = versions.insert(value, version).is_some();
-        let failed = |event: &Event| written(event) == Some(*value) && !event.counts();
+        // Absent may come again.
+        let twice = *value != 0 && versions.insert(value, version).is_some();
+        let failed = |event: &RegisterEvent| written(event) == Some(*value) && !event.counts();
         let event = events
             .iter()
             .position(|event| event.version == Some(*version))
@@ -106,7 +109,7 @@ fn known_values(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Con
                     other: None,
                 });
             }
-            Some(writer) if failed(&events[writer]) || events[writer].outcome == Outcome::Refused => {
+            Some(writer) if failed(&events[writer]) || events[writer].outcome == RegisterOutcome::Refused => {
                 return Err(Contradiction {
                     what: "a write that failed shows",
                     event,
@@ -119,7 +122,7 @@ fn known_values(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Con
     Ok(())
 }
 
-fn written(event: &Event) -> Option<u64> {
+fn written(event: &RegisterEvent) -> Option<u64> {
     match event.operation {
         Operation::Write(value) | Operation::WriteIf { new: value, .. } => Some(value),
         Operation::Read => None,
@@ -128,20 +131,20 @@ fn written(event: &Event) -> Option<u64> {
 
 /// Everything that has a place in the order. A write of unknown outcome has one if its value was
 /// read, and may have taken effect at any time after its invocation.
-fn points(events: &[Event], writes: &BTreeMap<u64, u64>) -> Vec<Point> {
+fn points(events: &[RegisterEvent], writes: &BTreeMap<u64, u64>) -> Vec<Point> {
     let by_value: HashMap<u64, u64> = writes.iter().map(|(version, value)| (*value, *version)).collect();
-    let point = |(index, event): (usize, &Event)| {
-        let unknown = event.outcome == Outcome::Unknown;
+    let point = |(index, event): (usize, &RegisterEvent)| {
+        let unknown = event.outcome == RegisterOutcome::Unknown;
         let seen_later = || {
             written(event)
-                .filter(|_| unknown)
+                .filter(|value| unknown && *value != 0)
                 .and_then(|value| by_value.get(&value).copied())
         };
         let version = event.version.or_else(seen_later)?;
         Some(Point {
             event: index,
             version,
-            is_write: event.outcome == Outcome::Done || unknown,
+            is_write: event.outcome == RegisterOutcome::Done || unknown,
             invoked_us: event.invoked_us,
             completed_us: event.completed_us,
         })
@@ -181,17 +184,24 @@ fn real_time(points: &[Point]) -> Result<(), Contradiction> {
 }
 
 /// A conditional write follows the very version it named; a refused one saw another.
-fn conditions(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Contradiction> {
+fn conditions(events: &[RegisterEvent], writes: &BTreeMap<u64, u64>) -> Result<(), Contradiction> {
+    // A delete of unknown outcome has no version, and may be what a condition saw.
+    let vanishes =
+        |event: &RegisterEvent| event.outcome == RegisterOutcome::Unknown && written(event) == Some(0);
+    let may_vanish = events.iter().any(vanishes);
     for (index, event) in events.iter().enumerate() {
         let (Operation::WriteIf { expected, .. }, Some(version)) = (event.operation, event.version) else {
             continue;
         };
+        if expected == 0 && may_vanish {
+            continue;
+        }
         let wrong = match event.outcome {
-            Outcome::Done => writes
+            RegisterOutcome::Done => writes
                 .range(..version)
                 .next_back()
                 .is_none_or(|(_, value)| *value != expected),
-            Outcome::Refused => writes.get(&version) == Some(&expected),
+            RegisterOutcome::Refused => writes.get(&version) == Some(&expected),
             _ => false,
         };
         if wrong {
@@ -209,10 +219,13 @@ fn conditions(events: &[Event], writes: &BTreeMap<u64, u64>) -> Result<(), Contr
 mod tests {
     use super::*;
 
-    fn event(operation: Operation, outcome: Outcome, version: Option<u64>, at: (u64, u64)) -> Event {
-        Event {
-            client: 0,
-            key: 0,
+    fn event(
+        operation: Operation,
+        outcome: RegisterOutcome,
+        version: Option<u64>,
+        at: (u64, u64),
+    ) -> RegisterEvent {
+        RegisterEvent {
             operation,
             outcome,
             version,
@@ -221,19 +234,24 @@ mod tests {
         }
     }
 
-    fn write(value: u64, version: u64, at: (u64, u64)) -> Event {
-        event(Operation::Write(value), Outcome::Done, Some(version), at)
+    fn write(value: u64, version: u64, at: (u64, u64)) -> RegisterEvent {
+        event(Operation::Write(value), RegisterOutcome::Done, Some(version), at)
     }
 
-    fn read(value: u64, version: u64, at: (u64, u64)) -> Event {
-        event(Operation::Read, Outcome::Value(value), Some(version), at)
+    fn read(value: u64, version: u64, at: (u64, u64)) -> RegisterEvent {
+        event(Operation::Read, RegisterOutcome::Value(value), Some(version), at)
     }
 
-    fn unknown(value: u64, from: u64) -> Event {
-        event(Operation::Write(value), Outcome::Unknown, None, (from, u64::MAX))
+    fn unknown(value: u64, from: u64) -> RegisterEvent {
+        event(
+            Operation::Write(value),
+            RegisterOutcome::Unknown,
+            None,
+            (from, u64::MAX),
+        )
     }
 
-    fn write_if(expected: u64, outcome: Outcome, version: u64, at: (u64, u64)) -> Event {
+    fn write_if(expected: u64, outcome: RegisterOutcome, version: u64, at: (u64, u64)) -> RegisterEvent {
         event(
             Operation::WriteIf { expected, new: 50 },
             outcome,
@@ -242,7 +260,7 @@ mod tests {
         )
     }
 
-    fn what(events: &[Event]) -> &'static str {
+    fn what(events: &[RegisterEvent]) -> &'static str {
         check(events).map_or_else(|contradiction| contradiction.what, |()| "linearizable")
     }
 
@@ -268,13 +286,16 @@ mod tests {
         assert_eq!(
             what(&[
                 write(1, 2, (0, 1)),
-                write_if(1, Outcome::Done, 3, (2, 3)),
+                write_if(1, RegisterOutcome::Done, 3, (2, 3)),
                 read(50, 3, (4, 5))
             ]),
             "linearizable"
         );
         assert_eq!(
-            what(&[write(2, 2, (0, 1)), write_if(1, Outcome::Refused, 2, (2, 3))]),
+            what(&[
+                write(2, 2, (0, 1)),
+                write_if(1, RegisterOutcome::Refused, 2, (2, 3))
+            ]),
             "linearizable"
         );
     }
@@ -306,16 +327,19 @@ mod tests {
             "one write took effect twice"
         );
         assert_eq!(what(&[read(9, 1, (0, 1))]), "a value nobody wrote");
-        let failed = event(Operation::Write(9), Outcome::Failed, None, (0, 1));
+        let failed = event(Operation::Write(9), RegisterOutcome::Failed, None, (0, 1));
         assert_eq!(what(&[failed, read(9, 1, (0, 2))]), "a write that failed shows");
         let between = [
             write(1, 2, (0, 1)),
             write(2, 3, (2, 3)),
-            write_if(1, Outcome::Done, 4, (4, 5)),
+            write_if(1, RegisterOutcome::Done, 4, (4, 5)),
         ];
         assert_eq!(what(&between), "a condition was judged wrongly");
         assert_eq!(
-            what(&[write(1, 2, (0, 1)), write_if(1, Outcome::Refused, 2, (2, 3))]),
+            what(&[
+                write(1, 2, (0, 1)),
+                write_if(1, RegisterOutcome::Refused, 2, (2, 3))
+            ]),
             "a condition was judged wrongly"
         );
     }
