@@ -227,17 +227,16 @@ impl Shared {
         tracing::debug!(shard = route.shard_id, %addr, kind = ?error.kind, %why, "refused");
         match error.kind {
             Some(Kind::NotLeader(hint)) => {
+                tries.maybe_done |= hint.maybe_done;
                 if !hint.leader_addr.is_empty() && *hint.leader_addr != *addr {
                     self.routes.leader_is(route.shard_id, &hint.leader_addr);
-                    // The hinted node was trouble a moment ago: it may be back, or the hint old.
-                    let was_trouble = tries.avoid.iter().position(|addr| **addr == *hint.leader_addr);
-                    return match was_trouble {
-                        Some(at) => {
-                            tries.avoid.swap_remove(at);
-                            Next::Wait { at_least, why }
-                        }
-                        None => Next::Hop,
-                    };
+                    if !tries.avoid.iter().any(|addr| **addr == *hint.leader_addr) {
+                        return Next::Hop;
+                    }
+                    // That node was trouble a moment ago. It may be back, but whoever names it may
+                    // also be cut off with it: first the others are asked.
+                    tries.avoid.push(addr);
+                    return Next::Wait { at_least, why };
                 }
                 self.routes.leader_is_not(route.shard_id, &addr);
                 tries.avoid.push(addr);

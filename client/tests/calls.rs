@@ -248,6 +248,55 @@ async fn a_write_that_was_never_sent_is_not_unknown() {
     assert_eq!(cluster.world.lock().writes, 0);
 }
 
+/// Leadership was lost while the write was under way, and nobody leads until the call's time is
+/// over: the old leader's successor may yet perform it.
+#[tokio::test]
+async fn a_write_that_was_under_way_when_leadership_was_lost_is_unknown() {
+    let cluster = Cluster::start().await;
+    let (_, film) = connected(&cluster).await;
+    film.put("a", "1").await.unwrap();
+    let lost = |maybe_done| {
+        Fault::Refuse(Kind::NotLeader(v1::NotLeader {
+            shard_id: 2,
+            maybe_done,
+            ..Default::default()
+        }))
+    };
+    cluster.fault(When::Write, lost(true));
+    cluster.fault_for_ever(When::Write, lost(false));
+    let short = film.with_timeout(Duration::from_millis(300));
+    let error = short.put("a", "2").await.unwrap_err();
+    assert!(is_unknown(&error) && !error.is_retryable(), "{error:?}");
+    // Before it was under way nothing can have happened.
+    let error = short.put("a", "3").await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+/// A node that is cut off together with the old leader names it for ever: it is asked once.
+#[tokio::test]
+async fn whoever_names_a_silent_leader_is_not_believed_before_the_others_were_asked() {
+    let cluster = Cluster::start().await;
+    let (_, film) = connected(&cluster).await;
+    let cut_off = cluster.addrs[0].clone();
+    film.put("a", "1").await.unwrap();
+    cluster.fault(When::Read, Fault::Silence);
+    cluster.fault(
+        When::Read,
+        Fault::Refuse(Kind::NotLeader(v1::NotLeader {
+            shard_id: 2,
+            leader_node_id: 1,
+            leader_addr: cut_off,
+            maybe_done: false,
+        })),
+    );
+    let before = cluster.world.lock().requests;
+    let patient = film.with_timeout(Duration::from_millis(1_500));
+    assert!(patient.get("a").await.unwrap().is_some());
+    let after = cluster.world.lock().requests;
+    let asked: Vec<usize> = (0..3).map(|node| after[node] - before[node]).collect();
+    assert_eq!(asked, [1, 1, 1], "each was asked once");
+}
+
 #[tokio::test]
 async fn busy_is_waited_for() {
     let cluster = Cluster::start().await;

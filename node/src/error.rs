@@ -25,8 +25,17 @@ pub fn not_leader(shard_id: ShardId, leader_node_id: u64, leader_addr: &str) -> 
             shard_id,
             leader_node_id,
             leader_addr,
+            maybe_done: false,
         }),
     )
+}
+
+/// The same of a write that was under way, and may yet happen: to be sent again with its token only.
+pub fn maybe_done(mut not_leader: Error) -> Error {
+    if let Some(Kind::NotLeader(hint)) = &mut not_leader.kind {
+        hint.maybe_done = true;
+    }
+    not_leader
 }
 
 /// The caller's map is old; nothing was done.

@@ -265,6 +265,7 @@ impl World {
                 shard_id: route.shard_id,
                 leader_node_id: leader as u64 + 1,
                 leader_addr: self.addrs[leader].clone(),
+                maybe_done: false,
             }));
         }
         let shard = self

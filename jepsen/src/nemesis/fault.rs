@@ -59,7 +59,7 @@ pub enum Fault {
     Loss,
     /// Messages take long, each another time, and so overtake one another.
     Delay,
-    /// Requests arrive twice, in any order.
+    /// Messages between nodes arrive twice, in any order.
     Duplicate,
     /// Bits of messages flip on the way.
     Corrupt,
@@ -146,7 +146,7 @@ impl Fault {
             Self::OneWay => ("one-way", "one node is heard but does not hear"),
             Self::Loss => ("loss", "messages are lost now and then"),
             Self::Delay => ("delay", "messages take long and overtake one another"),
-            Self::Duplicate => ("duplicate", "requests arrive twice"),
+            Self::Duplicate => ("duplicate", "messages between nodes arrive twice"),
             Self::Corrupt => ("corrupt", "bits of messages between nodes flip on the way"),
             Self::ClockJump => ("clock-jump", "one wall clock jumps by up to an hour"),
             Self::ClockDrift => (

@@ -277,7 +277,7 @@ impl Run {
 
     fn report(mut self, ended: anyhow::Result<()>) -> Report {
         let history = self.recorder.take();
-        let end_us = self.recorder.elapsed_us();
+        let end_us = self.plan.seconds * 1_000_000;
         let clean_us = clean_spans(&self.nemesis.occurrences, self.plan.nodes, end_us);
         let integrity = match ended {
             Ok(()) => Verdict::Pass,

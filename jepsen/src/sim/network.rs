@@ -30,7 +30,7 @@ const DELAY_MAX: Duration = Duration::from_micros(800);
 pub struct Weather {
     /// Probability that a message is lost, in parts per thousand.
     pub loss_per_mille: u32,
-    /// Probability that a request arrives twice, in parts per thousand.
+    /// Probability that a message between nodes arrives twice, in parts per thousand.
     pub duplicate_per_mille: u32,
     /// Probability that a bit of a message between nodes is flipped, in parts per thousand.
     pub corrupt_per_mille: u32,
@@ -183,10 +183,6 @@ impl Network {
     pub async fn request(&self, addr: &str, request: v1::Request) -> Option<v1::Response> {
         self.travel("client", addr, None).await.ok()?;
         let node = self.node(addr)?;
-        if self.arrives_twice() {
-            let again = (Front(node.clone()), request.clone());
-            tokio::spawn(async move { again.0.request(again.1).await });
-        }
         let response = Front(node).request(request).await;
         self.travel(addr, "client", None).await.ok()?;
         Some(response)
@@ -332,7 +328,9 @@ impl SimTransport {
             .network
             .request_through_the_wire(request)
             .ok_or_else(damaged)?;
-        if self.network.arrives_twice() {
+        // Requests of clients travel in streams, which deliver once or break.
+        let is_forward = matches!(request.body, Some(peer_request::Body::Forward(_)));
+        if !is_forward && self.network.arrives_twice() {
             let again = (self.clone(), addr.to_owned(), node.clone(), request.clone());
             tokio::spawn(async move {
                 let (this, addr, node, request) = again;

@@ -72,7 +72,41 @@ const fn ground(mutant: &'static str, workload: Workload, nemesis: &'static str)
 }
 
 /// Every mutant has its ground: the workload and the faults that ought to show it.
-const GROUNDS: &[Ground] = &[ground("skip_fsync", Workload::Set, "crash-all")];
+const GROUNDS: &[Ground] = &[
+    ground("skip_fsync", Workload::Set, "crash-all"),
+    ground(
+        "ack_before_quorum",
+        Workload::Register,
+        "isolate-leader,crash-leader",
+    ),
+    ground(
+        "stale_read_on_old_leader",
+        Workload::Register,
+        "isolate-leader,one-way",
+    ),
+    ground("vote_not_persisted", Workload::Set, "process"),
+    ground("truncate_on_bad_crc", Workload::Set, "log-damage"),
+    ground("retry_without_token", Workload::Counter, "loss,duplicate"),
+    ground("apply_skips_effect", Workload::Set, "crash"),
+    ground("no_version_check", Workload::Register, "isolate-leader,loss"),
+    ground("no_condition_check", Workload::Append, "none"),
+    ground(
+        "leader_restore_on",
+        Workload::Set,
+        "disk-slow,crash-leader,crash-loop",
+    ),
+    ground("tombstone_dropped_early", Workload::DeleteResurrect, "crash-all"),
+    ground("no_dir_fsync", Workload::Set, "crash-all"),
+    ground("skip_crc_on_read", Workload::Register, "record-damage"),
+    ground("absent_for_unproven", Workload::Register, "record-damage"),
+    ground("rejoin_with_same_id", Workload::Register, "old-disk,crash"),
+    ground("checkpoint_not_atomic", Workload::Register, "crash-all"),
+    ground("purge_before_checkpoint", Workload::Set, "crash-all"),
+    ground("prefetch_across_checkpoint", Workload::Append, "none"),
+    ground("trust_engine_index", Workload::Set, "old-trees,tree-emptied"),
+    ground("unproven_not_persisted", Workload::Set, "tree-loss,crash-loop"),
+    ground("retry_failed_fsync", Workload::Set, "sync-error,crash-all"),
+];
 
 /// The mutants that a list of names stands for.
 ///

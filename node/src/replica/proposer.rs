@@ -179,8 +179,11 @@ impl Session {
     }
 
     fn give_up(&mut self, refusal: &v1::Error) {
-        for proposal in self.waiting.drain(..).chain(self.parked.drain(..)) {
+        for proposal in self.waiting.drain(..) {
             proposal.answer(Err(refusal.clone()));
+        }
+        for proposal in self.parked.drain(..) {
+            proposal.answer(Err(error::maybe_done(refusal.clone())));
         }
     }
 
@@ -303,7 +306,7 @@ impl Session {
                 };
                 for (proposal, _) in entry.proposed {
                     let answer = match proposal.write.token {
-                        Some(_) => not_leader.clone(),
+                        Some(_) => error::maybe_done(not_leader.clone()),
                         None => error::outcome_unknown("leadership of the shard was lost"),
                     };
                     proposal.answer(Err(answer));

@@ -56,6 +56,7 @@ impl Member {
         }
         // Nothing else in the request may be sent twice: without a token a write is tried until
         // it may have happened, not longer.
+        let mut unsure = false;
         loop {
             let outcome = self
                 .try_once(&target, keyspace_id, &op, deadline, forwarded)
@@ -64,11 +65,18 @@ impl Member {
                 Err(error) => !forwarded && may_be_tried_again(error),
                 Ok(_) => false,
             };
+            unsure |= outcome.as_ref().is_err_and(may_have_happened);
             if !retry {
-                return outcome;
+                return outcome.map_err(|error| match unsure && !forwarded {
+                    true => error::outcome_unknown(&error.message),
+                    false => error,
+                });
             }
             if now() + RETRY_PAUSE >= deadline {
-                return Err(at_deadline(&op, outcome.err()));
+                return Err(match unsure {
+                    true => error::outcome_unknown("the deadline passed while the write was under way"),
+                    false => at_deadline(&op, outcome.err()),
+                });
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -228,7 +236,12 @@ impl Member {
     }
 }
 
-/// Errors after which the same request may be sent again: nothing was done.
+/// Whether a write that ended so may have happened, or may yet.
+fn may_have_happened(error: &v1::Error) -> bool {
+    matches!(&error.kind, Some(Kind::NotLeader(hint)) if hint.maybe_done)
+}
+
+/// Errors after which the same request may be sent again: nothing was done, or it has a token.
 fn may_be_tried_again(error: &v1::Error) -> bool {
     matches!(
         error.kind,

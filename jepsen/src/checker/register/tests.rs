@@ -82,7 +82,12 @@ fn a_delete_of_unknown_outcome_may_come_late_or_never_but_not_twice() {
     let twice = [late.as_slice(), &[write(2, 2, 50), read(0, None, 60)]].concat();
     finding(&twice);
     let failed = event(Action::Delete { key: 7 }, Outcome::Fail("busy".into()), 10, 20);
-    finding(&[write(1, 1, 0), failed, read(0, None, 30)]);
+    finding(&[write(1, 1, 0), failed.clone(), read(0, None, 30)]);
+    assert_eq!(
+        check(&[failed, read(0, None, 30)]),
+        Verdict::Pass,
+        "absent needs no delete"
+    );
 }
 
 #[test]

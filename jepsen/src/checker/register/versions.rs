@@ -85,9 +85,9 @@ fn told(event: &RegisterEvent) -> Option<u64> {
 /// Every value was written once, by a write that did not fail.
 fn known_values(events: &[RegisterEvent], writes: &BTreeMap<u64, u64>) -> Result<(), Contradiction> {
     let mut versions = HashMap::new();
-    for (version, value) in writes {
-        // Absent may come again.
-        let twice = *value != 0 && versions.insert(value, version).is_some();
+    // Absent may come again.
+    for (version, value) in writes.iter().filter(|(_, value)| **value != 0) {
+        let twice = versions.insert(value, version).is_some();
         let failed = |event: &RegisterEvent| written(event) == Some(*value) && !event.counts();
         let event = events
             .iter()
@@ -102,7 +102,7 @@ fn known_values(events: &[RegisterEvent], writes: &BTreeMap<u64, u64>) -> Result
         }
         let writer = events.iter().position(|event| written(event) == Some(*value));
         match writer {
-            None if *value != 0 => {
+            None => {
                 return Err(Contradiction {
                     what: "a value nobody wrote",
                     event,
