@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::outcome::{self, explain};
 use super::{CouldNot, Ended, print, tell};
 use crate::nemesis::{Fault, parse};
-use crate::run::{Plan, simulate};
+use crate::run::{Load, Plan, simulate};
 use crate::workload::Workload;
 
 /// Where a run takes place.
@@ -38,6 +38,12 @@ pub(super) struct Options {
     /// Nodes, each with a replica of every shard
     #[arg(long, default_value = "3", value_parser = ["3", "5"])]
     nodes: String,
+    /// Clients at the same time; the availability workload has one per shard
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=256))]
+    clients: u64,
+    /// How long a client thinks before an operation, in virtual milliseconds, at most
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    think_ms: u64,
     /// Where history, timeline and verdict are kept [default: target/jepsen/WORKLOAD-SEED]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -61,6 +67,10 @@ pub(super) fn run(options: &Options) -> Result<Ended, CouldNot> {
         seed: options.seed,
         seconds: options.seconds,
         nodes: if options.nodes == "5" { 5 } else { 3 },
+        load: Load {
+            clients: options.clients,
+            think_ms: options.think_ms,
+        },
     };
     let default_dir = || PathBuf::from(format!("target/jepsen/{}-{}", plan.workload.name(), plan.seed));
     let dir = options.out.clone().unwrap_or_else(default_dir);

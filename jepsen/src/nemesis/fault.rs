@@ -79,10 +79,14 @@ pub enum Fault {
     DiskSlow,
     /// Bits of the log flip while the node is off.
     LogDamage,
+    /// Bits of entries flip in the log while the node is off.
+    PayloadDamage,
     /// Bits of stored records flip, in the running node.
     RecordDamage,
     /// A tree is lost while the node is off.
     TreeLoss,
+    /// A tree is lost, and the power again and again while it is being refilled.
+    CrashInRepair,
     /// A tree is emptied while the node is off, and opens all the same.
     TreeEmptied,
     /// The node's disk is replaced by an empty one.
@@ -95,7 +99,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -119,8 +123,10 @@ impl Fault {
         Self::DiskFull,
         Self::DiskSlow,
         Self::LogDamage,
+        Self::PayloadDamage,
         Self::RecordDamage,
         Self::TreeLoss,
+        Self::CrashInRepair,
         Self::TreeEmptied,
         Self::Wipe,
         Self::OldDisk,
@@ -159,8 +165,16 @@ impl Fault {
             Self::DiskFull => ("disk-full", "no room is left on a node's disk"),
             Self::DiskSlow => ("disk-slow", "every operation of a node's disk takes up to 100 ms"),
             Self::LogDamage => ("log-damage", "bits of a node's log flip while it is off"),
+            Self::PayloadDamage => (
+                "payload-damage",
+                "bits of entries flip in a node's log while it is off",
+            ),
             Self::RecordDamage => ("record-damage", "bits of stored records flip in a running node"),
             Self::TreeLoss => ("tree-loss", "one of a node's trees is lost while it is off"),
+            Self::CrashInRepair => (
+                "crash-in-repair",
+                "a tree is lost, and power while it is refilled",
+            ),
             Self::TreeEmptied => ("tree-emptied", "one of a node's trees is emptied while it is off"),
             Self::Wipe => ("wipe", "a node's disk is replaced by an empty one"),
             Self::OldDisk => ("old-disk", "an old copy of a node's disk is put back"),
@@ -207,8 +221,10 @@ impl Fault {
         matches!(
             self,
             Self::LogDamage
+                | Self::PayloadDamage
                 | Self::RecordDamage
                 | Self::TreeLoss
+                | Self::CrashInRepair
                 | Self::TreeEmptied
                 | Self::Wipe
                 | Self::OldDisk
@@ -221,8 +237,14 @@ impl Fault {
     pub fn costs_identity(self) -> bool {
         matches!(
             self,
-            Self::LogDamage | Self::Wipe | Self::OldDisk | Self::SyncError | Self::ReadError | Self::DiskFull
+            Self::LogDamage | Self::Wipe | Self::OldDisk | Self::ReadError | Self::DiskFull
         )
+    }
+
+    /// Whether what it does to a disk makes its log forget: the node must come back under another
+    /// number, for what it acknowledged and voted under the old one is gone.
+    pub fn forgets(self) -> bool {
+        matches!(self, Self::Wipe | Self::OldDisk)
     }
 
     /// Whether it takes nodes down or works on their disks, so that another such must wait.

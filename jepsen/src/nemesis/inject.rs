@@ -27,6 +27,8 @@ pub(super) struct Active {
     happened: Happened,
     /// What the victim's disk had refused before.
     refused: Refused,
+    /// The victim's number in the cluster before.
+    number: Option<u64>,
     /// Known to have taken effect; where that shows only at the end, not yet.
     took_effect: bool,
     old: Option<Old>,
@@ -56,6 +58,7 @@ impl Active {
             began: now(),
             happened: cluster.network().happened(),
             refused: cluster.disk(victim).refused(),
+            number: cluster.number(victim),
             took_effect: false,
             old: None,
         };
@@ -183,13 +186,17 @@ impl Active {
                     self.took_effect |= flip_in_log(cluster.disk(victim), rng);
                 }
             }
-            Fault::TreeLoss | Fault::TreeEmptied => {
+            Fault::PayloadDamage => {
+                let marker = cluster.entry_marker();
+                self.took_effect = flip_after(cluster.disk(victim), &marker, rng);
+            }
+            Fault::TreeLoss | Fault::CrashInRepair | Fault::TreeEmptied => {
                 let device = cluster.device(victim);
                 let trees = device.trees();
                 let at = rng.random_range(0..trees.len().max(1));
                 self.took_effect = trees.get(at).is_some_and(|tree| match self.fault {
-                    Fault::TreeLoss => device.lose(*tree),
-                    _ => device.empty(*tree),
+                    Fault::TreeEmptied => device.empty(*tree),
+                    _ => device.lose(*tree),
                 });
             }
             _ => {
@@ -252,16 +259,37 @@ impl Active {
                 }
                 cluster.start_node(victim).await?;
             }
-            Fault::LogDamage | Fault::TreeLoss | Fault::TreeEmptied | Fault::Wipe => {
-                cluster.start_node(victim).await?
+            Fault::CrashInRepair => {
+                for _ in 0..rng.random_range(2..8) {
+                    cluster.start_node(victim).await?;
+                    tokio::time::sleep(Duration::from_millis(rng.random_range(1..60))).await;
+                    cluster.crash(victim);
+                }
+                cluster.start_node(victim).await?;
             }
-            _ => {
+            Fault::LogDamage | Fault::PayloadDamage | Fault::TreeLoss | Fault::TreeEmptied | Fault::Wipe => {
+                cluster.start_node(victim).await?;
+            }
+            Fault::Isolate
+            | Fault::IsolateLeader
+            | Fault::Halves
+            | Fault::Bridge
+            | Fault::Ring
+            | Fault::OneWay => {
                 cluster.network().join();
                 self.took_effect = cluster.network().happened().cut > self.happened.cut;
             }
         }
         if self.fault.destroys() {
             cluster.whole(WHOLE_WITHIN).await?;
+        }
+        if self.fault.forgets() {
+            let number = cluster.number(victim);
+            ensure!(
+                number != self.number,
+                "node {} kept number {number:?} though its log has forgotten",
+                victim + 1
+            );
         }
         Ok(self.took_effect)
     }
@@ -331,4 +359,21 @@ fn flip_in_log(disk: &SimDisk, rng: &mut SmallRng) -> bool {
         return false;
     };
     disk.corrupt(path, rng.random_range(0..*len), 1 << rng.random_range(0..8))
+}
+
+/// Flips a bit in one of the two bytes after some place where `marker` stands in the log at rest:
+/// within the payload of an entry. False when it stands nowhere.
+fn flip_after(disk: &SimDisk, marker: &[u8], rng: &mut SmallRng) -> bool {
+    let mut places = Vec::new();
+    for (path, bytes) in disk.contents() {
+        if path.extension().is_some_and(|extension| extension == "wal") {
+            let windows = bytes.windows(marker.len()).enumerate();
+            let found = windows.filter(|(_, window)| *window == marker);
+            places.extend(found.map(|(at, _)| (path.clone(), at + marker.len())));
+        }
+    }
+    let Some((path, at)) = places.get(rng.random_range(0..places.len().max(1))) else {
+        return false;
+    };
+    disk.corrupt(path, at + rng.random_range(0..2), 1 << rng.random_range(0..8))
 }

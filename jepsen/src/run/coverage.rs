@@ -57,6 +57,7 @@ mod tests {
             seed: 1,
             seconds: 30,
             nodes: 3,
+            load: Default::default(),
         }
     }
 

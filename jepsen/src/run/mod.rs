@@ -41,6 +41,26 @@ pub struct Plan {
     pub seconds: u64,
     /// Nodes; every one holds a replica of every shard.
     pub nodes: usize,
+    /// How many clients there are and how busy they are.
+    pub load: Load,
+}
+
+/// How many clients there are and how busy they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Clients at the same time; a workload may need another number.
+    pub clients: u64,
+    /// How long a client thinks before an operation, in milliseconds, at most.
+    pub think_ms: u64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            clients: 6,
+            think_ms: 120,
+        }
+    }
 }
 
 impl Plan {
@@ -58,8 +78,15 @@ impl Plan {
             ),
             _ => (" --release", String::new()),
         };
+        let load = match self.load == Load::default() {
+            true => String::new(),
+            false => format!(
+                " --clients {} --think-ms {}",
+                self.load.clients, self.load.think_ms
+            ),
+        };
         format!(
-            "{mutant}cargo run{profile} -p reelkv-jepsen -- run --world sim --workload {} --nemesis {nemesis} --seconds {} --seed {} --nodes {}",
+            "{mutant}cargo run{profile} -p reelkv-jepsen -- run --world sim --workload {} --nemesis {nemesis} --seconds {} --seed {} --nodes {}{load}",
             self.workload.name(),
             self.seconds,
             self.seed,
@@ -199,7 +226,7 @@ impl Run {
         self.recorder = Arc::new(Recorder::new());
         let until = now() + Duration::from_secs(self.plan.seconds);
         let mut clients = Vec::new();
-        for id in 0..workload.clients(SHARDS.into()) {
+        for id in 0..self.clients() {
             let actor = self.actor(id, until).await?;
             clients.push(tokio::spawn(workload.client(actor)));
         }
@@ -235,8 +262,7 @@ impl Run {
     }
 
     async fn read_everything(&mut self) -> anyhow::Result<()> {
-        let reader = self.plan.workload.clients(SHARDS.into());
-        let actor = self.actor(reader, now()).await?;
+        let actor = self.actor(self.clients(), now()).await?;
         self.plan.workload.finish(actor).await
     }
 
@@ -257,6 +283,10 @@ impl Run {
         Ok(())
     }
 
+    fn clients(&self) -> u64 {
+        self.plan.workload.clients(self.plan.load.clients, SHARDS.into())
+    }
+
     async fn actor(&mut self, id: u64, until: Instant) -> anyhow::Result<Actor> {
         let client = Client::builder()
             .addrs(self.cluster.addrs())
@@ -271,6 +301,7 @@ impl Run {
             recorder: self.recorder.clone(),
             rng: SmallRng::seed_from_u64(self.rng.next_u64()),
             until,
+            think_ms: self.plan.load.think_ms,
             shards: SHARDS.into(),
         })
     }

@@ -19,6 +19,9 @@ use reelkv_proto::v1;
 
 use super::Network;
 
+/// Of so many proposals openraft refuses one.
+const REFUSE_ONE_IN: u64 = 100;
+
 /// The shape of a simulated cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -54,6 +57,8 @@ pub struct Cluster {
     settings: Settings,
     network: Network,
     machines: Vec<Machine>,
+    /// The keyspace that clients use, once there is one.
+    keyspace_id: u32,
     rng: SmallRng,
 }
 
@@ -73,8 +78,17 @@ impl Cluster {
             settings,
             network: Network::new(rng.next_u64()),
             machines,
+            keyspace_id: 0,
             rng,
         }
+    }
+
+    /// How the stored key of every workload's entries begins in the first shard, up to the last
+    /// two bytes of its number.
+    pub fn entry_marker(&self) -> Vec<u8> {
+        let mut marker = self.keyspace_id.to_be_bytes().to_vec();
+        marker.extend([1, 0, 0, 0, 0, 0, 0]);
+        marker
     }
 
     /// Starts every node and makes the cluster and one keyspace, cut over the shards.
@@ -99,7 +113,10 @@ impl Cluster {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             match front.create_keyspace(request.clone()).await {
-                Ok(keyspace) => return Ok(keyspace),
+                Ok(keyspace) => {
+                    self.keyspace_id = keyspace.keyspace_id;
+                    return Ok(keyspace);
+                }
                 Err(error) if tokio::time::Instant::now() > deadline => bail!("keyspace: {}", error.message),
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
@@ -129,6 +146,7 @@ impl Cluster {
             replicas: ReplicaSettings {
                 times: RaftTimes::default(),
                 checkpoint_interval_ms: 2_000,
+                refuse_one_in: REFUSE_ONE_IN,
                 ..ReplicaSettings::default()
             },
             driver_interval_ms: 1_000,
@@ -170,6 +188,12 @@ impl Cluster {
     pub fn put_back(&mut self, position: usize, disk: SimDisk) {
         self.machines[position].disk = disk;
         self.machines[position].device = Arc::new(MemoryDevice::default());
+    }
+
+    /// The number of the node on a machine in the cluster, if it is on and has one.
+    pub fn number(&self, position: usize) -> Option<u64> {
+        let member = self.node(position)?.member()?;
+        Some(member.node_id())
     }
 
     /// A machine's disk.

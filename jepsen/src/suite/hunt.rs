@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::{Progress, attempt, on_all_cores};
 use crate::checker::Verdict;
 use crate::nemesis::{Fault, parse};
-use crate::run::Plan;
+use crate::run::{Load, Plan};
 use crate::workload::Workload;
+
+/// The judges, those whose word says most first.
+const JUDGES: [&str; 5] = ["history", "final-integrity", "no-panic", "coverage", "run"];
 
 /// A hunt is given up after so long.
 const GIVE_UP: Duration = Duration::from_secs(240);
@@ -24,8 +27,7 @@ struct Ground {
     mutant: &'static str,
     workload: Workload,
     nemesis: &'static str,
-    nodes: usize,
-    seconds: u64,
+    load: Load,
 }
 
 /// What caught a mutant, if anything did.
@@ -66,8 +68,21 @@ const fn ground(mutant: &'static str, workload: Workload, nemesis: &'static str)
         mutant,
         workload,
         nemesis,
-        nodes: 3,
-        seconds: 30,
+        load: Load {
+            clients: 6,
+            think_ms: 120,
+        },
+    }
+}
+
+/// Many clients that hardly think: proposals queue up.
+const fn crowded(ground: Ground) -> Ground {
+    Ground {
+        load: Load {
+            clients: 24,
+            think_ms: 10,
+        },
+        ..ground
     }
 }
 
@@ -85,10 +100,10 @@ const GROUNDS: &[Ground] = &[
         "isolate-leader,one-way",
     ),
     ground("vote_not_persisted", Workload::Set, "process"),
-    ground("truncate_on_bad_crc", Workload::Set, "log-damage"),
+    ground("truncate_on_bad_crc", Workload::Set, "payload-damage"),
     ground("retry_without_token", Workload::Counter, "loss,duplicate"),
     ground("apply_skips_effect", Workload::Set, "crash"),
-    ground("no_version_check", Workload::Register, "isolate-leader,loss"),
+    crowded(ground("no_version_check", Workload::Counter, "none")),
     ground("no_condition_check", Workload::Append, "none"),
     ground(
         "leader_restore_on",
@@ -99,13 +114,13 @@ const GROUNDS: &[Ground] = &[
     ground("no_dir_fsync", Workload::Set, "crash-all"),
     ground("skip_crc_on_read", Workload::Register, "record-damage"),
     ground("absent_for_unproven", Workload::Register, "record-damage"),
-    ground("rejoin_with_same_id", Workload::Register, "old-disk,crash"),
+    ground("rejoin_with_same_id", Workload::Register, "old-disk"),
     ground("checkpoint_not_atomic", Workload::Register, "crash-all"),
     ground("purge_before_checkpoint", Workload::Set, "crash-all"),
-    ground("prefetch_across_checkpoint", Workload::Append, "none"),
+    crowded(ground("prefetch_across_checkpoint", Workload::Counter, "none")),
     ground("trust_engine_index", Workload::Set, "old-trees,tree-emptied"),
-    ground("unproven_not_persisted", Workload::Set, "tree-loss,crash-loop"),
-    ground("retry_failed_fsync", Workload::Set, "sync-error,crash-all"),
+    ground("unproven_not_persisted", Workload::Set, "crash-in-repair"),
+    ground("retry_failed_fsync", Workload::Set, "sync-error"),
 ];
 
 /// The mutants that a list of names stands for.
@@ -130,30 +145,24 @@ pub fn named(names: &str) -> Result<Vec<&'static str>, String> {
 /// It has no ground.
 pub fn one(mutant: &str, give_up: Duration) -> Result<Catch, String> {
     let began = now();
-    let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
-    let mut seed = 0;
-    while found.lock().is_none() && began.elapsed() < give_up {
-        let plan = plan(mutant, seed)?;
-        let report = attempt(&plan);
-        let fell = report.verdicts.iter().find_map(|(judge, verdict)| match verdict {
-            Verdict::Fail { findings } => Some(format!(
-                "{judge}: {}",
-                findings.first().map_or("", String::as_str)
-            )),
+    for seed in 0.. {
+        let report = attempt(&plan(mutant, seed)?);
+        // The judges of data first: too little may have happened only because of what they saw.
+        let found = |judge: &&str| match report.verdicts.get(*judge) {
+            Some(Verdict::Fail { findings }) => Some(format!("{judge}: {}", findings.join("; "))),
             _ => None,
-        });
-        if let Some(by) = fell {
-            *found.lock() = Some((seed, by));
+        };
+        let fell = JUDGES.iter().find_map(found);
+        if fell.is_some() || began.elapsed() > give_up {
+            return Ok(Catch {
+                seed: fell.is_some().then_some(seed),
+                runs: seed + 1,
+                took_s: began.elapsed().as_secs_f64(),
+                by: fell.unwrap_or_default(),
+            });
         }
-        seed += 1;
     }
-    let found = found.into_inner();
-    Ok(Catch {
-        seed: found.as_ref().map(|(seed, _)| *seed),
-        runs: seed,
-        took_s: began.elapsed().as_secs_f64(),
-        by: found.map_or_else(String::new, |(_, by)| by),
-    })
+    unreachable!("it is given up at last")
 }
 
 /// Hunts each of these, in processes of their own, and runs the plan that caught it without it.
@@ -220,8 +229,9 @@ fn plan(mutant: &str, seed: u64) -> Result<Plan, String> {
         workload: ground.workload,
         faults,
         seed,
-        seconds: ground.seconds,
-        nodes: ground.nodes,
+        seconds: 30,
+        nodes: 3,
+        load: ground.load,
     })
 }
 
@@ -240,8 +250,20 @@ pub fn table(hunted: &[Hunted]) -> String {
         };
         lines.push(format!(
             "{:27} {caught:>7} {:>5} {:>8.1}  {twin:7} {}",
-            one.mutant, one.catch.runs, one.catch.took_s, one.catch.by
+            one.mutant,
+            one.catch.runs,
+            one.catch.took_s,
+            short(&one.catch.by)
         ));
     }
     lines.join("\n")
+}
+
+/// The beginning of a finding, for a table.
+fn short(finding: &str) -> String {
+    const SHOWN_MAX: usize = 100;
+    match finding.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &finding[..end]),
+        None => finding.to_owned(),
+    }
 }

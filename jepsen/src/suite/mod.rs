@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::checker::Verdict;
 use crate::nemesis::Fault;
-use crate::run::{Plan, Report, simulate};
+use crate::run::{Load, Plan, Report, simulate};
 use crate::workload::Workload;
 pub use progress::Progress;
 
@@ -47,6 +47,7 @@ impl Entry {
             seed,
             seconds: self.seconds,
             nodes: self.nodes,
+            load: Load::default(),
         }
     }
 }

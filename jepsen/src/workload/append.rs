@@ -9,7 +9,7 @@ use crate::history::{Action, Answer};
 const LISTS: u64 = 6;
 
 pub(super) async fn client(mut actor: Actor) {
-    while actor.goes_on(200).await {
+    while actor.goes_on().await {
         let key = actor.rng.random_range(0..LISTS);
         match actor.rng.random_range(0..3) {
             0 => drop(read(&actor, key).await),

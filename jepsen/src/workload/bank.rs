@@ -26,7 +26,7 @@ pub(super) async fn prepare(actor: Actor) -> anyhow::Result<()> {
 }
 
 pub(super) async fn client(mut actor: Actor) {
-    while actor.goes_on(200).await {
+    while actor.goes_on().await {
         let group = actor.rng.random_range(0..actor.shards);
         match actor.rng.random_range(0..3) {
             0 => drop(read(&actor, group).await),

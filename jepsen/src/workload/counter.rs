@@ -6,7 +6,7 @@ use super::Actor;
 use crate::history::{Action, Answer};
 
 pub(super) async fn client(mut actor: Actor) {
-    while actor.goes_on(200).await {
+    while actor.goes_on().await {
         let key = actor.rng.random_range(0..actor.shards);
         match actor.rng.random_range(0..4) {
             0 => drop(read(&actor, key).await),

@@ -8,7 +8,7 @@ use crate::history::{Action, Answer};
 const KEYS: u64 = 6;
 
 pub(super) async fn client(mut actor: Actor) {
-    while actor.goes_on(200).await {
+    while actor.goes_on().await {
         let key = actor.rng.random_range(0..KEYS);
         match actor.rng.random_range(0..10) {
             0..4 => drop(register::read(&actor, key).await),

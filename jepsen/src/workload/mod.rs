@@ -102,11 +102,11 @@ impl Workload {
         }
     }
 
-    /// How many clients it runs on so many shards.
-    pub fn clients(self, shards: u64) -> u64 {
+    /// How many clients it runs of those that were asked for: a probe is one client per shard.
+    pub fn clients(self, asked: u64, shards: u64) -> u64 {
         match self {
             Self::Availability => shards,
-            _ => 6,
+            _ => asked,
         }
     }
 
@@ -191,14 +191,16 @@ pub struct Actor {
     pub rng: SmallRng,
     /// When its time is up.
     pub until: Instant,
+    /// How long it thinks before an operation, in milliseconds, at most.
+    pub think_ms: u64,
     /// Data shards of the keyspace.
     pub shards: u64,
 }
 
 impl Actor {
-    /// Whether it goes on. Thinks for a while first: `most_ms` at most.
-    pub async fn goes_on(&mut self, most_ms: u64) -> bool {
-        let pause = self.rng.random_range(1..=most_ms);
+    /// Whether it goes on. Thinks for a while first.
+    pub async fn goes_on(&mut self) -> bool {
+        let pause = self.rng.random_range(1..=self.think_ms);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         now() < self.until
     }

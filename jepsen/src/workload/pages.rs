@@ -12,7 +12,7 @@ const MEMBERS: u64 = 8;
 const PAGE: u64 = 4;
 
 pub(super) async fn client(mut actor: Actor) {
-    while actor.goes_on(200).await {
+    while actor.goes_on().await {
         let group = actor.rng.random_range(0..actor.shards);
         match actor.rng.random_range(0..2) {
             0 => write(&actor, group).await,

@@ -13,7 +13,7 @@ pub(super) type Seen = Option<(u64, u64)>;
 
 pub(super) async fn client(mut actor: Actor) {
     let mut seen: [Seen; KEYS as usize] = [None; KEYS as usize];
-    while actor.goes_on(200).await {
+    while actor.goes_on().await {
         let key = actor.rng.random_range(0..KEYS);
         let last = &mut seen[key as usize];
         let newest = match (actor.rng.random_range(0..10), *last) {

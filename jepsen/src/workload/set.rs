@@ -7,7 +7,7 @@ use super::{Actor, number, stored};
 use crate::history::{Action, Answer};
 
 pub(super) async fn client(mut actor: Actor) {
-    while actor.goes_on(250).await {
+    while actor.goes_on().await {
         match actor.rng.random_range(0..20) {
             0 => drop(read(&actor).await),
             _ => insert(&actor).await,

@@ -25,6 +25,9 @@ pub struct ReplicaSettings {
     pub wal_bytes_max: u64,
     /// How often a replica looks whether something is due, in milliseconds.
     pub maintenance_interval_ms: u64,
+    /// One proposal in so many is not made, as if openraft had refused it while it takes the next
+    /// of the same leader and term (its lease gate can); 0 for none. For fault tests.
+    pub refuse_one_in: u64,
 }
 
 impl Default for ReplicaSettings {
@@ -34,6 +37,7 @@ impl Default for ReplicaSettings {
             checkpoint_interval_ms: 30_000,
             wal_bytes_max: 128 << 20,
             maintenance_interval_ms: 500,
+            refuse_one_in: 0,
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Proposer {
     pub store: Arc<ReplicaStore>,
     pub reads: ReadBarrier,
     pub clock: SharedClock,
+    /// See [`super::ReplicaSettings::refuse_one_in`].
+    pub refuse_one_in: u64,
     pub queue: mpsc::UnboundedReceiver<Proposal>,
     /// Sends proposals whose reads had gone stale back to the queue.
     pub requeue: mpsc::UnboundedSender<Proposal>,
@@ -95,6 +97,10 @@ impl Proposer {
                 Err(refusal) => first.answer(Err(refusal)),
             }
         }
+    }
+
+    fn refuses(&self) -> bool {
+        self.refuse_one_in > 0 && self.clock.random_u64().is_multiple_of(self.refuse_one_in)
     }
 
     /// The term this replica leads, once everything of earlier terms is applied.
@@ -241,14 +247,18 @@ impl Session {
         refused: Vec<(Proposal, Refusal)>,
     ) {
         let (responder, completed) = ProgressResponder::complete_only();
-        let write = proposer
-            .raft
-            .write(command.clone())
-            .with_leader(self.term)
-            .responder(responder);
-        if let Err(fatal) = write.await {
-            tracing::warn!(shard_id = proposer.store.id().shard_id, %fatal, "the shard's Raft has stopped");
-            self.draining = true;
+        if proposer.refuses() {
+            drop(responder);
+        } else {
+            let write = proposer
+                .raft
+                .write(command.clone())
+                .with_leader(self.term)
+                .responder(responder);
+            if let Err(fatal) = write.await {
+                tracing::warn!(shard_id = proposer.store.id().shard_id, %fatal, "the shard's Raft has stopped");
+                self.draining = true;
+            }
         }
         if Mutant::AckBeforeQuorum.is_on() {
             for (proposal, result) in proposed.drain(..) {

@@ -122,6 +122,7 @@ impl Replica {
             store: store.clone(),
             reads: reads.clone(),
             clock: context.clock.clone(),
+            refuse_one_in: context.settings.refuse_one_in,
             queue,
             requeue: proposals.clone(),
             stop: stop.clone(),

@@ -268,6 +268,22 @@ impl SimDisk {
             .collect()
     }
 
+    /// Files and what is in them.
+    pub fn contents(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let state = self.0.lock();
+        let bytes = |inode: &u64| {
+            state
+                .inodes
+                .get(inode)
+                .map_or_else(Vec::new, |inode| inode.current.clone())
+        };
+        state
+            .names
+            .iter()
+            .map(|(path, inode)| (path.clone(), bytes(inode)))
+            .collect()
+    }
+
     /// Another device with the same durable content.
     pub fn copy(&self, seed: u64) -> Self {
         let copy = Self::new(seed);
