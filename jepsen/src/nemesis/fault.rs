@@ -71,6 +71,8 @@ pub enum Fault {
     ClockStrobe,
     /// A sync fails once; what it should have written is gone. The node is restarted.
     SyncError,
+    /// A sync fails once on every node. All are restarted.
+    SyncErrorAll,
     /// Reads of the log fail now and then.
     ReadError,
     /// No room is left.
@@ -99,7 +101,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -119,6 +121,7 @@ impl Fault {
         Self::ClockDrift,
         Self::ClockStrobe,
         Self::SyncError,
+        Self::SyncErrorAll,
         Self::ReadError,
         Self::DiskFull,
         Self::DiskSlow,
@@ -161,6 +164,7 @@ impl Fault {
             ),
             Self::ClockStrobe => ("clock-strobe", "one wall clock jumps to and fro"),
             Self::SyncError => ("sync-error", "a sync fails and loses what it should have written"),
+            Self::SyncErrorAll => ("sync-error-all", "a sync fails on every node"),
             Self::ReadError => ("read-error", "reads of a node's log fail now and then"),
             Self::DiskFull => ("disk-full", "no room is left on a node's disk"),
             Self::DiskSlow => ("disk-slow", "every operation of a node's disk takes up to 100 ms"),
@@ -230,6 +234,7 @@ impl Fault {
                 | Self::OldDisk
                 | Self::OldTrees
                 | Self::SyncError
+                | Self::SyncErrorAll
         )
     }
 
@@ -239,12 +244,6 @@ impl Fault {
             self,
             Self::LogDamage | Self::Wipe | Self::OldDisk | Self::ReadError | Self::DiskFull
         )
-    }
-
-    /// Whether what it does to a disk makes its log forget: the node must come back under another
-    /// number, for what it acknowledged and voted under the old one is gone.
-    pub fn forgets(self) -> bool {
-        matches!(self, Self::Wipe | Self::OldDisk)
     }
 
     /// Whether it takes nodes down or works on their disks, so that another such must wait.

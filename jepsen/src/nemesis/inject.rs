@@ -29,6 +29,10 @@ pub(super) struct Active {
     refused: Refused,
     /// The victim's number in the cluster before.
     number: Option<u64>,
+    /// How far the log was that is put back.
+    log_batch: u64,
+    /// Its log has forgotten what it has shown the others: it must come back under another number.
+    has_forgotten: bool,
     /// Known to have taken effect; where that shows only at the end, not yet.
     took_effect: bool,
     old: Option<Old>,
@@ -59,6 +63,8 @@ impl Active {
             happened: cluster.network().happened(),
             refused: cluster.disk(victim).refused(),
             number: cluster.number(victim),
+            log_batch: 0,
+            has_forgotten: fault == Fault::Wipe,
             took_effect: false,
             old: None,
         };
@@ -147,7 +153,14 @@ impl Active {
         rng: &mut SmallRng,
     ) -> anyhow::Result<()> {
         match self.fault {
-            Fault::SyncError => cluster.disk(victim).fail_syncs_after(rng.random_range(0..10)),
+            Fault::SyncError | Fault::SyncErrorAll => {
+                if self.fault == Fault::SyncErrorAll {
+                    self.hit = (0..cluster.addrs().len()).collect();
+                }
+                for node in &self.hit {
+                    cluster.disk(*node).fail_syncs_after(rng.random_range(0..10));
+                }
+            }
             Fault::ReadError => cluster.disk(victim).fail_reads(rng.random_range(50..300)),
             Fault::DiskFull => cluster.disk(victim).fill_up(true),
             Fault::DiskSlow => cluster
@@ -162,6 +175,7 @@ impl Active {
                 self.took_effect = hit.count() > 0;
             }
             Fault::OldDisk => {
+                self.log_batch = cluster.log_batch(victim).await?;
                 ensure!(cluster.crash(victim), "the victim was off");
                 self.old = Some(Old::Disk(cluster.disk(victim).copy(rng.random())));
                 cluster.start_node(victim).await?;
@@ -238,11 +252,25 @@ impl Active {
                 cluster.network().weather(Weather::default());
                 self.took_effect = self.weather_was_felt(cluster.network().happened());
             }
+            Fault::SyncErrorAll => {
+                for node in &self.hit {
+                    self.took_effect |= cluster.disk(*node).refused().syncs > 0;
+                    cluster.crash(*node);
+                }
+                for node in &self.hit {
+                    cluster.start_node(*node).await?;
+                }
+            }
             Fault::SyncError | Fault::ReadError | Fault::DiskFull | Fault::DiskSlow => {
                 self.mend_disk(victim, cluster).await?;
             }
             Fault::RecordDamage => {}
             Fault::OldDisk | Fault::OldTrees => {
+                if self.fault == Fault::OldDisk {
+                    // What the log has got since, the others have been shown by then.
+                    self.has_forgotten = cluster.log_batch(victim).await? > self.log_batch;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
                 ensure!(cluster.crash(victim), "the victim was off");
                 match self.old.take() {
                     Some(Old::Disk(disk)) => {
@@ -283,7 +311,7 @@ impl Active {
         if self.fault.destroys() {
             cluster.whole(WHOLE_WITHIN).await?;
         }
-        if self.fault.forgets() {
+        if self.has_forgotten {
             let number = cluster.number(victim);
             ensure!(
                 number != self.number,

@@ -196,6 +196,17 @@ impl Cluster {
         Some(member.node_id())
     }
 
+    /// The last batch of the log of the node on a machine.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub async fn log_batch(&self, position: usize) -> anyhow::Result<u64> {
+        let node = self.node(position).context("the machine is off")?;
+        let status = Front(node).node_status().await;
+        let status = status.map_err(|error| anyhow::anyhow!(error.message))?;
+        Ok(status.wal_batch)
+    }
+
     /// A machine's disk.
     pub fn disk(&self, position: usize) -> &SimDisk {
         &self.machines[position].disk

@@ -120,7 +120,7 @@ const GROUNDS: &[Ground] = &[
     crowded(ground("prefetch_across_checkpoint", Workload::Counter, "none")),
     ground("trust_engine_index", Workload::Set, "old-trees,tree-emptied"),
     ground("unproven_not_persisted", Workload::Set, "crash-in-repair"),
-    ground("retry_failed_fsync", Workload::Set, "sync-error"),
+    ground("retry_failed_fsync", Workload::Set, "sync-error-all"),
 ];
 
 /// The mutants that a list of names stands for.
