@@ -73,7 +73,7 @@ pub enum Fault {
     SyncError,
     /// A sync fails once on every node. All are restarted.
     SyncErrorAll,
-    /// Reads of the log fail now and then.
+    /// Reads fail now and then while the node starts.
     ReadError,
     /// No room is left.
     DiskFull,
@@ -165,7 +165,10 @@ impl Fault {
             Self::ClockStrobe => ("clock-strobe", "one wall clock jumps to and fro"),
             Self::SyncError => ("sync-error", "a sync fails and loses what it should have written"),
             Self::SyncErrorAll => ("sync-error-all", "a sync fails on every node"),
-            Self::ReadError => ("read-error", "reads of a node's log fail now and then"),
+            Self::ReadError => (
+                "read-error",
+                "reads of a node's disk fail now and then while it starts",
+            ),
             Self::DiskFull => ("disk-full", "no room is left on a node's disk"),
             Self::DiskSlow => ("disk-slow", "every operation of a node's disk takes up to 100 ms"),
             Self::LogDamage => ("log-damage", "bits of a node's log flip while it is off"),

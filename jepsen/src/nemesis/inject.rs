@@ -161,7 +161,11 @@ impl Active {
                     cluster.disk(*node).fail_syncs_after(rng.random_range(0..10));
                 }
             }
-            Fault::ReadError => cluster.disk(victim).fail_reads(rng.random_range(50..300)),
+            Fault::ReadError => {
+                // Most reads of a log are those of a start.
+                ensure!(cluster.crash(victim), "the victim was off");
+                cluster.disk(victim).fail_reads(rng.random_range(20..300));
+            }
             Fault::DiskFull => cluster.disk(victim).fill_up(true),
             Fault::DiskSlow => cluster
                 .disk(victim)
@@ -261,7 +265,14 @@ impl Active {
                     cluster.start_node(*node).await?;
                 }
             }
-            Fault::SyncError | Fault::ReadError | Fault::DiskFull | Fault::DiskSlow => {
+            Fault::ReadError => {
+                // It may start all the same, or say that it cannot, and be started again.
+                if cluster.start_node(victim).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(rng.random_range(1..3_000))).await;
+                }
+                self.mend_disk(victim, cluster).await?;
+            }
+            Fault::SyncError | Fault::DiskFull | Fault::DiskSlow => {
                 self.mend_disk(victim, cluster).await?;
             }
             Fault::RecordDamage => {}
@@ -345,7 +356,8 @@ impl Active {
         disk.fill_up(false);
         disk.slow_down(None);
         let member = cluster.node(victim).and_then(|node| node.member());
-        if self.fault == Fault::SyncError || member.is_none_or(|member| member.is_poisoned()) {
+        let restarts = matches!(self.fault, Fault::SyncError | Fault::ReadError);
+        if restarts || member.is_none_or(|member| member.is_poisoned()) {
             cluster.crash(victim);
             cluster.start_node(victim).await?;
         }
