@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Verdict, show};
 use crate::history::{Action, Answer, Event, Outcome};
 
+/// A reading of a group, and what its accounts held.
+type Reading<'h> = (&'h Event, &'h Vec<(u64, i64)>);
+
 /// Judges transfers and readings of groups of `accounts` accounts that hold `total` together, the
 /// same each in the beginning.
 pub fn check(history: &[Event], accounts: u64, total: i64) -> Verdict {
     let mut findings = Vec::new();
-    let mut last: BTreeMap<u64, (&Event, &Vec<(u64, i64)>)> = BTreeMap::new();
+    let mut last: BTreeMap<u64, Reading<'_>> = BTreeMap::new();
     for event in history {
         let (Action::ReadBalances { group }, Some(Answer::Balances(balances))) =
             (&event.action, event.answer())
@@ -19,7 +22,7 @@ pub fn check(history: &[Event], accounts: u64, total: i64) -> Verdict {
         if let Some(wrong) = wrong(balances, accounts, total) {
             findings.push(format!("{wrong}, found {balances:?}: {}", show::event(event)));
         }
-        let later = |known: &&(&Event, &Vec<(u64, i64)>)| known.0.invoked_us > event.invoked_us;
+        let later = |known: &&Reading<'_>| known.0.invoked_us > event.invoked_us;
         if last.get(group).filter(later).is_none() {
             last.insert(*group, (event, balances));
         }

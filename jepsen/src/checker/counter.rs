@@ -13,9 +13,16 @@ struct Addition<'h> {
     sum: Option<i64>,
 }
 
+/// What was added to a counter, and what it showed.
+#[derive(Default)]
+struct Counter<'h> {
+    additions: Vec<Addition<'h>>,
+    reads: Vec<(&'h Event, i64)>,
+}
+
 /// Judges additions and reads, counter by counter.
 pub fn check(history: &[Event]) -> Verdict {
-    let mut counters: BTreeMap<u64, (Vec<Addition<'_>>, Vec<(&Event, i64)>)> = BTreeMap::new();
+    let mut counters: BTreeMap<u64, Counter<'_>> = BTreeMap::new();
     for event in history {
         let sum = match event.answer() {
             Some(Answer::Sum(sum)) => Some(*sum),
@@ -24,17 +31,17 @@ pub fn check(history: &[Event]) -> Verdict {
         match event.action {
             Action::Add { key, delta } if !matches!(event.outcome, Outcome::Fail(_)) => {
                 let addition = Addition { event, delta, sum };
-                counters.entry(key).or_default().0.push(addition);
+                counters.entry(key).or_default().additions.push(addition);
             }
             Action::ReadCounter { key } => {
-                let reads = &mut counters.entry(key).or_default().1;
+                let reads = &mut counters.entry(key).or_default().reads;
                 reads.extend(sum.map(|sum| (event, sum)));
             }
             _ => {}
         }
     }
     let mut findings = Vec::new();
-    for (additions, reads) in counters.values_mut() {
+    for Counter { additions, reads } in counters.values_mut() {
         findings.extend(sums(additions));
         findings.extend(
             reads

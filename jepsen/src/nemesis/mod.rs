@@ -116,10 +116,8 @@ impl Nemesis {
 
     async fn end_oldest(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
         // What must become whole before it has ended can do so only when nothing else is wrong.
-        let at = match self.active.iter().position(|active| !active.fault.destroys()) {
-            Some(at) => at,
-            None => 0,
-        };
+        let harmless = self.active.iter().position(|active| !active.fault.destroys());
+        let at = harmless.unwrap_or(0);
         let active = self.active.remove(at);
         let (fault, hit, began) = (active.fault, active.hit.clone(), active.began);
         let took_effect = active.end(cluster, &mut self.rng).await?;
