@@ -42,7 +42,7 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=256))]
     clients: u64,
     /// How long a client thinks before an operation, in virtual milliseconds, at most
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     think_ms: u64,
     /// Where history, timeline and verdict are kept [default: target/jepsen/WORKLOAD-SEED]
     #[arg(long)]

@@ -58,7 +58,7 @@ impl Default for Load {
     fn default() -> Self {
         Self {
             clients: 6,
-            think_ms: 120,
+            think_ms: 80,
         }
     }
 }

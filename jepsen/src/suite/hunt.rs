@@ -70,7 +70,7 @@ const fn ground(mutant: &'static str, workload: Workload, nemesis: &'static str)
         nemesis,
         load: Load {
             clients: 6,
-            think_ms: 120,
+            think_ms: 80,
         },
     }
 }
@@ -110,12 +110,20 @@ const GROUNDS: &[Ground] = &[
         Workload::Set,
         "disk-slow,crash-leader,crash-loop",
     ),
-    ground("tombstone_dropped_early", Workload::DeleteResurrect, "crash-all"),
+    ground(
+        "tombstone_dropped_early",
+        Workload::DeleteResurrect,
+        "crash-all,clock-jump",
+    ),
     ground("no_dir_fsync", Workload::Set, "crash-all"),
     ground("skip_crc_on_read", Workload::Register, "record-damage"),
     ground("absent_for_unproven", Workload::Register, "record-damage"),
     ground("rejoin_with_same_id", Workload::Register, "old-disk"),
-    ground("checkpoint_not_atomic", Workload::Register, "crash-all"),
+    ground(
+        "checkpoint_not_atomic",
+        Workload::Register,
+        "crash-all,clock-jump",
+    ),
     ground("purge_before_checkpoint", Workload::Set, "crash-all"),
     crowded(ground("prefetch_across_checkpoint", Workload::Counter, "none")),
     ground("trust_engine_index", Workload::Set, "old-trees,tree-emptied"),

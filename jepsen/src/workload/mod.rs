@@ -141,7 +141,8 @@ impl Workload {
     /// Something cannot be read though nothing is wrong any more.
     pub async fn finish(self, actor: Actor) -> anyhow::Result<()> {
         match self {
-            Self::Register | Self::DeleteResurrect => register::finish(actor).await,
+            Self::Register => register::finish(actor).await,
+            Self::DeleteResurrect => delete_resurrect::finish(actor).await,
             Self::Set => set::finish(actor).await,
             Self::Counter => counter::finish(actor).await,
             Self::Bank => bank::finish(actor).await,

@@ -26,8 +26,13 @@ pub(super) async fn client(mut actor: Actor) {
 }
 
 pub(super) async fn finish(actor: Actor) -> anyhow::Result<()> {
-    for key in 0..KEYS {
-        let reading = || read_answer(&actor, key);
+    read_all(&actor, KEYS).await
+}
+
+/// Reads each of so many keys until it is answered.
+pub(super) async fn read_all(actor: &Actor, keys: u64) -> anyhow::Result<()> {
+    for key in 0..keys {
+        let reading = || read_answer(actor, key);
         actor.insist(&format!("key {key}"), reading).await?;
     }
     Ok(())
