@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reelkv_proto::types::NodeId;
 
+use super::Clocks;
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::health::Health;
@@ -25,6 +26,9 @@ pub struct ReplicaSettings {
     pub wal_bytes_max: u64,
     /// How often a replica looks whether something is due, in milliseconds.
     pub maintenance_interval_ms: u64,
+    /// How often a leader looks for expired records to remove, in milliseconds; they are absent
+    /// before.
+    pub expiry_sweep_interval_ms: u64,
 }
 
 impl Default for ReplicaSettings {
@@ -34,6 +38,7 @@ impl Default for ReplicaSettings {
             checkpoint_interval_ms: 30_000,
             wal_bytes_max: 128 << 20,
             maintenance_interval_ms: 500,
+            expiry_sweep_interval_ms: 60_000,
         }
     }
 }
@@ -46,6 +51,8 @@ pub struct ReplicaContext {
     pub node_id: NodeId,
     /// Time and chance.
     pub clock: SharedClock,
+    /// The nodes' clocks, for the time of shards.
+    pub clocks: Arc<Clocks>,
     /// Files.
     pub disk: SharedDisk,
     /// Trees.

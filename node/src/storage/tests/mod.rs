@@ -118,6 +118,7 @@ pub(super) fn record(key: &str, version: u64, value: Option<&str>) -> StoredReco
         value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())),
         client_crc: crc32fast::hash(value.unwrap_or_default().as_bytes()),
         logged_time_ms: 1_000 + version,
+        expires_at_ms: 0,
     }
 }
 
