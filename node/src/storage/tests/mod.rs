@@ -23,8 +23,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Digest, EngineKind, Lookup, Mark, MemoryDevice, Opened, Page, Storage, StorageConfig, StoredRecord, Tree,
-    TreeError, TreeId,
+    Digest, EngineKind, Expired, Lookup, Mark, MemoryDevice, Opened, Page, Storage, StorageConfig,
+    StoredRecord, Tree, TreeError, TreeId,
 };
 use crate::disk::RealDisk;
 use crate::shard::LogId;
