@@ -24,8 +24,8 @@ use crate::shard::{Write, WriteKind};
 
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two pages of a walk.
-const PAGE_PAUSE: Duration = Duration::from_millis(20);
-/// A walk reads everything: it may take this share of the time.
+const PAGE_PAUSE: Duration = Duration::from_millis(5);
+/// A walk reads everything: reading may take one part in so many of the time.
 const WALK_SHARE: u32 = 20;
 
 /// Walks the shard now and then while this replica leads it.
@@ -45,22 +45,22 @@ async fn rounds(replica: &Replica) {
     let mut pause = interval;
     loop {
         tokio::time::sleep(pause).await;
-        let began = now();
         // The first walk after a start only finds out when the next record expires.
+        let mut reading = Duration::ZERO;
         let removed = async {
-            remove_expired(replica).await?;
-            remove_expired(replica).await
+            remove_expired(replica, &mut reading).await?;
+            remove_expired(replica, &mut reading).await
         };
         if let Err(error) = removed.await {
             replica.store().expires_by(0); // what was not walked
             tracing::debug!(id = ?replica.id(), error = error.message, "expired records were not all removed this time");
         }
-        pause = interval.max(began.elapsed() * WALK_SHARE);
+        pause = interval.max(reading * WALK_SHARE);
     }
 }
 
-/// Removes what has expired, if anything may have.
-async fn remove_expired(replica: &Replica) -> Result<(), v1::Error> {
+/// Removes what has expired, if anything may have; counts how long it read.
+async fn remove_expired(replica: &Replica, reading: &mut Duration) -> Result<(), v1::Error> {
     let due_ms = replica.store().next_expiry_ms();
     let is_due = |now_ms| due_ms <= now_ms;
     if !replica.is_leader() || !replica.time().now_ms().is_some_and(is_due) {
@@ -70,7 +70,7 @@ async fn remove_expired(replica: &Replica) -> Result<(), v1::Error> {
     replica.store().forget_next_expiry();
     let mut start = Bytes::new();
     loop {
-        let (view, logged_time_ms) = replica.newest()?;
+        let (began, (view, logged_time_ms)) = (now(), replica.newest()?);
         let page = offload(&*replica.context().disk, move || {
             view.expired(&start, logged_time_ms, EXPIRED_REMOVED_MAX, PAGE_BYTES_MAX)
         });
@@ -81,6 +81,7 @@ async fn remove_expired(replica: &Replica) -> Result<(), v1::Error> {
             replica.store().set_aside(&damage);
             refilling(replica.id().shard_id)
         })?;
+        *reading += began.elapsed();
         if let Some(next_ms) = page.next_ms {
             replica.store().expires_by(next_ms);
         }
