@@ -70,7 +70,7 @@ impl Keyspace {
 
     /// Writes `value` under `key`, whatever was there; the version of the write.
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<Version> {
-        self.put_when(key.as_ref(), value.into(), None).await
+        self.put_when(key.as_ref(), value.into(), None, None).await
     }
 
     /// Writes `value` under `key` if `condition` holds; otherwise `ConditionFailed` with the version the key has.
@@ -80,7 +80,34 @@ impl Keyspace {
         value: impl Into<Bytes>,
         condition: Condition,
     ) -> Result<Version> {
-        self.put_when(key.as_ref(), value.into(), Some(condition)).await
+        self.put_when(key.as_ref(), value.into(), None, Some(condition))
+            .await
+    }
+
+    /// Writes `value` under `key`, to live for `ttl` (1 ms to 3650 days) and then be absent.
+    ///
+    /// The time is the shard's logged time, which most of its nodes' clocks decide: one that is wrong
+    /// shortens or lengthens nothing. A later write without a time to live makes the key stay.
+    pub async fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        ttl: Duration,
+    ) -> Result<Version> {
+        self.put_when(key.as_ref(), value.into(), Some(ttl), None).await
+    }
+
+    /// As [`Keyspace::put_with_ttl`], if `condition` holds; otherwise `ConditionFailed` with the
+    /// version the key has. What has expired is absent.
+    pub async fn put_with_ttl_if(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        ttl: Duration,
+        condition: Condition,
+    ) -> Result<Version> {
+        self.put_when(key.as_ref(), value.into(), Some(ttl), Some(condition))
+            .await
     }
 
     /// Deletes `key`, also when it is absent; the version of the deletion.
@@ -93,7 +120,8 @@ impl Keyspace {
         self.delete_when(key.as_ref(), Some(condition)).await
     }
 
-    /// Adds `delta` to the integer under `key` (absent counts as 0) and returns the sum.
+    /// Adds `delta` to the integer under `key` (absent counts as 0) and returns the sum. When the key
+    /// expires does not change.
     ///
     /// Integers are stored as 8 bytes, big endian, two's complement. `InvalidArgument` when the
     /// value is no integer or the sum would overflow.
@@ -137,7 +165,13 @@ impl Keyspace {
         scan::page(self, range).await
     }
 
-    async fn put_when(&self, key: &[u8], value: Bytes, condition: Option<Condition>) -> Result<Version> {
+    async fn put_when(
+        &self,
+        key: &[u8],
+        value: Bytes,
+        ttl: Option<Duration>,
+        condition: Option<Condition>,
+    ) -> Result<Version> {
         let key = Bytes::copy_from_slice(key);
         limits::check_key(&key)?;
         limits::check_value(&value)?;
@@ -146,6 +180,7 @@ impl Keyspace {
             client_crc: Some(client_crc(self.id, &key, &value)),
             key: key.clone(),
             value,
+            ttl_ms: ttl.map_or(Ok(0), limits::ttl_ms)?,
             condition: condition.map(Into::into),
             ..Default::default()
         });

@@ -1,6 +1,7 @@
 //! What is stored, what may be asked of it, and batches of writes.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reelkv_proto::checksum::client_crc;
@@ -21,6 +22,9 @@ pub struct Record {
     pub version: Version,
     /// When the shard's leader logged it, milliseconds since 1970; for people, no order rests on it.
     pub logged_time_ms: u64,
+    /// From when on it is absent: milliseconds since 1970, by the time that the shard logs. `None`:
+    /// it lives until it is deleted.
+    pub expires_at_ms: Option<u64>,
 }
 
 impl Record {
@@ -31,6 +35,7 @@ impl Record {
             value: record.value,
             version: record.version,
             logged_time_ms: record.logged_time_ms,
+            expires_at_ms: Some(record.expires_at_ms).filter(|at_ms| *at_ms != 0),
         }
     }
 }
@@ -138,6 +143,7 @@ pub struct Batch {
 struct Operation {
     key: Bytes,
     value: Option<Bytes>,
+    ttl: Option<Duration>,
     condition: Option<Condition>,
 }
 
@@ -155,6 +161,22 @@ impl Batch {
     /// Writes `value` under `key`; the whole batch is refused unless `condition` holds.
     pub fn put_if(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, condition: Condition) -> Self {
         self.with(key.as_ref(), Some(value.into()), Some(condition))
+    }
+
+    /// Writes `value` under `key`, to live for `ttl` (1 ms to 3650 days) and then be absent.
+    pub fn put_with_ttl(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, ttl: Duration) -> Self {
+        self.put(key, value).living(ttl)
+    }
+
+    /// As [`Batch::put_with_ttl`]; the whole batch is refused unless `condition` holds.
+    pub fn put_with_ttl_if(
+        self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        ttl: Duration,
+        condition: Condition,
+    ) -> Self {
+        self.put_if(key, value, condition).living(ttl)
     }
 
     /// Deletes `key`.
@@ -182,8 +204,17 @@ impl Batch {
         self.operations.push(Operation {
             key,
             value,
+            ttl: None,
             condition,
         });
+        self
+    }
+
+    /// Gives the last operation a time to live.
+    fn living(mut self, ttl: Duration) -> Self {
+        if let Some(last) = self.operations.last_mut() {
+            last.ttl = Some(ttl);
+        }
         self
     }
 
@@ -214,6 +245,7 @@ impl Batch {
             let value = operation.value.as_deref().unwrap_or_default();
             limits::check_key(&operation.key)?;
             limits::check_value(value)?;
+            operation.ttl.map(limits::ttl_ms).transpose()?;
             batch_bytes += operation.key.len() + value.len();
             if !seen.insert(&operation.key) {
                 return Err(Error::invalid("batch", "the batch names a key more than once"));
@@ -229,12 +261,15 @@ impl Batch {
         Ok(())
     }
 
+    /// For the wire; the batch was checked.
     pub(crate) fn into_operations(self, keyspace: KeyspaceId) -> Vec<v1::BatchOperation> {
         let to_wire = |operation: Operation| {
+            let ttl = operation.ttl.and_then(|ttl| limits::ttl_ms(ttl).ok());
             let kind = match operation.value {
                 Some(value) => v1::batch_operation::Kind::Put(v1::BatchPut {
                     client_crc: Some(client_crc(keyspace, &operation.key, &value)),
                     value,
+                    ttl_ms: ttl.unwrap_or(0),
                 }),
                 None => v1::batch_operation::Kind::Delete(v1::BatchDelete {}),
             };
@@ -274,5 +309,35 @@ mod tests {
         assert!(broken(Batch::new().put("a", vec![0; (4 << 20) + 1])).contains("4194304"));
         assert!(broken(Batch::new().put(vec![0; 4097], "")).contains("4096"));
         assert!(Batch::new().put("a", "1").delete("b").check().is_ok());
+        let living = |ttl| Batch::new().put_with_ttl("a", "1", ttl);
+        for ttl in [
+            Duration::ZERO,
+            limits::TTL_MAX + Duration::from_nanos(1),
+            Duration::MAX,
+        ] {
+            assert!(
+                broken(living(ttl)).contains("between 1ms and 3650 days"),
+                "{ttl:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_to_live_is_sent_in_whole_milliseconds_and_none_as_0() {
+        let ttl = |batch: Batch| match batch.into_operations(1).remove(0).kind {
+            Some(v1::batch_operation::Kind::Put(put)) => put.ttl_ms,
+            other => panic!("{other:?}"),
+        };
+        for (sent, expected) in [
+            (Duration::from_nanos(1), 1),
+            (Duration::from_micros(1_001), 2),
+            (Duration::from_secs(30), 30_000),
+            (limits::TTL_MAX, 315_360_000_000),
+        ] {
+            let batch = Batch::new().put_with_ttl_if("a", "1", sent, Condition::Absent);
+            assert!(batch.check().is_ok(), "{sent:?}");
+            assert_eq!(ttl(batch), expected);
+        }
+        assert_eq!(ttl(Batch::new().put("a", "1")), 0);
     }
 }

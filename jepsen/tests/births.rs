@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use reelkv::rpc::handler::AdminHandler;
 use reelkv::server::Front;
-use reelkv_jepsen::sim::{Cluster, Settings};
+use reelkv_jepsen::sim::{self, Cluster, Settings};
 use reelkv_proto::v1;
 
 const META_SHARD: u64 = 1;
@@ -18,11 +18,7 @@ const MAKER: usize = 0;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn run<T>(what: &str, story: impl Future<Output = anyhow::Result<T>>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = sim::runtime(0).expect("a runtime");
     let outcome = runtime.block_on(story);
     runtime.shutdown_timeout(Duration::from_secs(5));
     outcome.unwrap_or_else(|error| panic!("{what}: {error:?}"))

@@ -4,6 +4,8 @@
 pub const KEY_BYTES_MAX: usize = 4 << 10;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 4 << 20;
+/// Longest time to live of a record, in milliseconds: ten years.
+pub const TTL_MS_MAX: u64 = 3_650 * 86_400_000;
 /// Most operations in one atomic batch.
 pub const BATCH_OPERATIONS_MAX: usize = 1_000;
 /// Most key and value bytes in one atomic batch.
@@ -40,6 +42,8 @@ pub const INCARNATION_EXECUTED_MAX: usize = 65_536;
 pub const INCARNATIONS_MAX: usize = 4_096;
 /// A request without a timeout of its own is given this long, in milliseconds.
 pub const REQUEST_TIMEOUT_MS_DEFAULT: u64 = 10_000;
+/// Expired records removed by one entry.
+pub const EXPIRED_REMOVED_MAX: usize = 256;
 /// Most shards a cluster may begin with, or a keyspace be cut into.
 pub const INITIAL_SHARDS_MAX: u32 = 1_024;
 

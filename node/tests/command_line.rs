@@ -46,10 +46,16 @@ fn bad_input_is_2_and_an_unreachable_cluster_1_each_with_nothing_on_stdout() {
     let bad_key = &["get", "-k", "film", "alien"][..];
     let bad_addr = &["shard", "list", "--addr", "nowhere"][..];
     let unreachable = &["get", "-k", "film", "(1)"][..];
+    let bad_ttl = &["put", "-k", "film", "(1)", "v", "--ttl", "0s"][..];
     let no_file = &["put", "-k", "film", "(1)", "--file", "/nowhere/x"][..];
     for (args, expected, words) in [
         (bad_key, 2, "--raw-key"),
         (bad_addr, 2, "host:port"),
+        (
+            bad_ttl,
+            2,
+            "--ttl \"0s\": a time to live is a whole number and ms, s, m, h or d, from 1ms to 3650d",
+        ),
         (unreachable, 1, NOBODY),
         (no_file, 1, "/nowhere/x"),
     ] {

@@ -146,6 +146,7 @@ fn record(version: u64) -> StoredRecord {
         value: (!version.is_multiple_of(7)).then(|| Bytes::from(value)),
         client_crc: version as u32,
         logged_time_ms: version,
+        expires_at_ms: 0,
     }
 }
 

@@ -240,11 +240,21 @@ async fn the_node_itself_refuses_what_a_client_should_not_have_sent() {
     let kind = refused(client.put(put).await.expect_err("a wrong checksum"));
     assert!(matches!(kind, Some(v1::error::Kind::Integrity(at)) if at.r#where == "request"));
 
+    let for_ever = v1::PutRequest {
+        keyspace: keyspace(),
+        key: "a".into(),
+        ttl_ms: 3_650 * 86_400_000 + 1,
+        ..Default::default()
+    };
+    let kind = refused(client.put(for_ever).await.expect_err("too long a time to live"));
+    assert!(matches!(kind, Some(v1::error::Kind::InvalidArgument(at)) if at.field == "ttl_ms"));
+
     let operation = |key: &'static [u8]| v1::BatchOperation {
         key: key.into(),
         kind: Some(v1::batch_operation::Kind::Put(v1::BatchPut {
             value: "v".into(),
             client_crc: None,
+            ttl_ms: 0,
         })),
         condition: None,
     };

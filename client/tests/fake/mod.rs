@@ -329,6 +329,7 @@ impl World {
             value,
             version: self.version,
             logged_time_ms: 1,
+            expires_at_ms: 0,
         };
         self.records.insert(stored_key(keyspace, key), record);
         v1::WriteResponse {

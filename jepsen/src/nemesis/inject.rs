@@ -45,24 +45,22 @@ enum Old {
 }
 
 impl Active {
-    /// Makes a fault begin.
+    /// Makes a fault begin; it hits this node, unless the kind of fault says otherwise.
     pub(super) async fn begin(
         fault: Fault,
-        victim: usize,
+        node: usize,
         cluster: &mut Cluster,
         rng: &mut SmallRng,
     ) -> anyhow::Result<Self> {
-        let nodes = cluster.addrs().len();
-        let all: Vec<usize> = (0..nodes).collect();
-        let any = rng.random_range(0..nodes);
+        let all: Vec<usize> = (0..cluster.addrs().len()).collect();
         let mut active = Self {
             fault,
-            hit: vec![any],
+            hit: vec![node],
             detail: String::new(),
             began: now(),
             happened: cluster.network().happened(),
-            refused: cluster.disk(victim).refused(),
-            number: cluster.number(victim),
+            refused: cluster.disk(node).refused(),
+            number: cluster.number(node),
             log_batch: 0,
             has_forgotten: fault == Fault::Wipe,
             took_effect: false,
@@ -74,7 +72,7 @@ impl Active {
                 active.hit = vec![cluster.leader_of_most()];
                 active.crash(cluster)?;
             }
-            Fault::CrashAtWrite => cluster.disk(any).power_off_after(rng.random_range(0..40)),
+            Fault::CrashAtWrite => cluster.disk(node).power_off_after(rng.random_range(0..40)),
             Fault::CrashAll => {
                 active.hit = all;
                 active.crash(cluster)?;
@@ -104,25 +102,22 @@ impl Active {
             }
             Fault::ClockJump => {
                 let by_ms = rng.random_range(-3_600_000..3_600_000);
-                cluster.clock(any).jump_ms(by_ms);
-                active.clock(format!("node {} by {by_ms} ms", any + 1));
+                cluster.clock(node).jump_ms(by_ms);
+                active.clock(format!("node {} by {by_ms} ms", node + 1));
             }
             Fault::ClockDrift => {
                 let ppm = rng.random_range(-200_000..200_000);
-                cluster.clock(any).drift_ppm(ppm);
-                active.clock(format!("node {} by {ppm} ppm", any + 1));
+                cluster.clock(node).drift_ppm(ppm);
+                active.clock(format!("node {} by {ppm} ppm", node + 1));
             }
             Fault::ClockStrobe => {
                 for _ in 0..20 {
-                    cluster.clock(any).jump_ms(rng.random_range(-60_000..60_000));
+                    cluster.clock(node).jump_ms(rng.random_range(-60_000..60_000));
                     tokio::time::sleep(Duration::from_millis(rng.random_range(1..100))).await;
                 }
-                active.clock(format!("node {}", any + 1));
+                active.clock(format!("node {}", node + 1));
             }
-            _ => {
-                active.hit = vec![victim];
-                active.break_disk(victim, cluster, rng).await?;
-            }
+            _ => active.break_disk(node, cluster, rng).await?,
         }
         if active.detail.is_empty() {
             let names: Vec<String> = active.hit.iter().map(|node| format!("n{}", node + 1)).collect();

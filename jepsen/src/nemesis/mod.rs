@@ -38,9 +38,12 @@ pub struct Moment {
 /// Injects faults from a seed.
 pub struct Nemesis {
     faults: Vec<Fault>,
+    nodes: usize,
     rng: SmallRng,
     /// The node whose disk is the bad one.
     victim: usize,
+    /// The node whose clock is the wrong one; any at any time, if there is none.
+    wrong_clock: Option<usize>,
     started: Instant,
     active: Vec<Active>,
     /// Faults that took effect, by kind.
@@ -56,7 +59,9 @@ impl Nemesis {
     pub fn new(faults: Vec<Fault>, nodes: usize, mut rng: SmallRng) -> Self {
         Self {
             faults,
+            nodes,
             victim: rng.random_range(0..nodes),
+            wrong_clock: None,
             rng,
             started: now(),
             active: Vec::new(),
@@ -64,6 +69,12 @@ impl Nemesis {
             timeline: Vec::new(),
             occurrences: Vec::new(),
         }
+    }
+
+    /// Lets one clock only go wrong, another for every seed.
+    pub fn with_one_wrong_clock(mut self) -> Self {
+        self.wrong_clock = Some(self.rng.random_range(0..self.nodes));
+        self
     }
 
     /// Injects faults until the time is up, then ends them all.
@@ -107,7 +118,13 @@ impl Nemesis {
         if !self.active.is_empty() && !fault.goes_with(self.active.iter().map(|active| active.fault)) {
             return self.end_oldest(cluster).await;
         }
-        let active = Active::begin(fault, self.victim, cluster, &mut self.rng).await?;
+        let node = match fault.family() {
+            Family::Disk => Some(self.victim),
+            Family::Clock => self.wrong_clock,
+            _ => None,
+        };
+        let node = node.unwrap_or_else(|| self.rng.random_range(0..self.nodes));
+        let active = Active::begin(fault, node, cluster, &mut self.rng).await?;
         tracing::info!(fault = fault.name(), hit = %active.detail, "fault begins");
         self.note(fault, "begins", active.detail.clone());
         self.active.push(active);

@@ -205,8 +205,12 @@ impl Run {
         };
         let cluster = Cluster::new(settings, rng.next_u64());
         let chance = SmallRng::seed_from_u64(rng.next_u64());
+        let nemesis = Nemesis::new(plan.faults.clone(), plan.nodes, chance);
         Self {
-            nemesis: Nemesis::new(plan.faults.clone(), plan.nodes, chance),
+            nemesis: match plan.workload.needs_most_clocks() {
+                true => nemesis.with_one_wrong_clock(),
+                false => nemesis,
+            },
             plan,
             cluster,
             recorder: Arc::default(),

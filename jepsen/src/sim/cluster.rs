@@ -21,6 +21,8 @@ use super::Network;
 
 /// Of so many proposals openraft refuses one.
 const REFUSE_ONE_IN: u64 = 100;
+/// How often leaders look for expired records to remove, in milliseconds.
+pub const EXPIRY_SWEEP_INTERVAL_MS: u64 = 1_000;
 
 /// The shape of a simulated cluster.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +149,7 @@ impl Cluster {
                 times: RaftTimes::default(),
                 checkpoint_interval_ms: 2_000,
                 refuse_one_in: REFUSE_ONE_IN,
+                expiry_sweep_interval_ms: EXPIRY_SWEEP_INTERVAL_MS,
                 ..ReplicaSettings::default()
             },
             driver_interval_ms: 1_000,

@@ -15,7 +15,7 @@ mod integrity;
 mod network;
 mod parting;
 
-pub use cluster::{Cluster, Settings};
+pub use cluster::{Cluster, EXPIRY_SWEEP_INTERVAL_MS, Settings};
 pub use connector::SimConnector;
 pub use network::{Happened, Network, Weather};
 

@@ -28,7 +28,7 @@ pub(super) async fn finish(actor: Actor) -> anyhow::Result<()> {
     register::read_all(&actor, WINDOWS * WINDOW).await
 }
 
-async fn delete(actor: &Actor, key: u64) {
+pub(super) async fn delete(actor: &Actor, key: u64) {
     let call = async {
         let version = actor.keyspace.delete(actor.key(key)).await?;
         Ok(Answer::Done {

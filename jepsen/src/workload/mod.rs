@@ -11,6 +11,7 @@ mod delete_resurrect;
 mod pages;
 mod register;
 mod set;
+mod ttl;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub enum Workload {
     Scan,
     /// Puts and deletes; what was deleted does not come back.
     DeleteResurrect,
+    /// Writes with a time to live; what has expired stays absent, and nothing expires early.
+    Ttl,
     /// Lists that grow by conditional puts; no element is lost, doubled or out of order.
     Append,
     /// Every shard is probed at a fixed rate; none fails while a clean quorum exists.
@@ -63,6 +66,7 @@ impl Workload {
             Self::Bank,
             Self::Scan,
             Self::DeleteResurrect,
+            Self::Ttl,
             Self::Append,
             Self::Availability,
         ]
@@ -77,6 +81,7 @@ impl Workload {
             Self::Bank => "bank",
             Self::Scan => "scan",
             Self::DeleteResurrect => "delete-resurrect",
+            Self::Ttl => "ttl",
             Self::Append => "append",
             Self::Availability => "availability",
         }
@@ -93,6 +98,9 @@ impl Workload {
             }
             Self::Scan => "batches set a group of keys to one value; every page of a scan shows one state",
             Self::DeleteResurrect => "puts and deletes; what was deleted does not come back",
+            Self::Ttl => {
+                "writes with a time to live; what has expired stays absent, and nothing expires early"
+            }
             Self::Append => {
                 "lists that grow by conditional puts; no element is lost, doubled or out of order"
             }
@@ -108,6 +116,11 @@ impl Workload {
             Self::Availability => shards,
             _ => asked,
         }
+    }
+
+    /// Whether it promises anything only while most clocks of the cluster are right.
+    pub fn needs_most_clocks(self) -> bool {
+        self == Self::Ttl
     }
 
     /// Makes what the clients expect to find.
@@ -130,6 +143,7 @@ impl Workload {
             Self::Bank => bank::client(actor).await,
             Self::Scan => pages::client(actor).await,
             Self::DeleteResurrect => delete_resurrect::client(actor).await,
+            Self::Ttl => ttl::client(actor).await,
             Self::Append => append::client(actor).await,
             Self::Availability => availability::client(actor).await,
         }
@@ -143,6 +157,7 @@ impl Workload {
         match self {
             Self::Register => register::finish(actor).await,
             Self::DeleteResurrect => delete_resurrect::finish(actor).await,
+            Self::Ttl => ttl::finish(actor).await,
             Self::Set => set::finish(actor).await,
             Self::Counter => counter::finish(actor).await,
             Self::Bank => bank::finish(actor).await,
@@ -155,7 +170,7 @@ impl Workload {
     /// Judges a history of this workload. `clean_us` are the spans in which a clean quorum existed.
     pub fn judge(self, history: &[Event], clean_us: &[(u64, u64)]) -> Verdict {
         match self {
-            Self::Register | Self::DeleteResurrect => checker::register::check(history),
+            Self::Register | Self::DeleteResurrect | Self::Ttl => checker::register::check(history),
             Self::Set => checker::set::check(history),
             Self::Counter => checker::counter::check(history),
             Self::Bank => checker::bank::check(history, bank::ACCOUNTS, bank::TOTAL),
@@ -174,6 +189,7 @@ impl Workload {
             Self::Bank => &["transfer", "read-balances"],
             Self::Scan => &["write-group", "read-page"],
             Self::DeleteResurrect => &["write", "delete", "read"],
+            Self::Ttl => &["write-for", "write-if", "write", "delete", "read"],
             Self::Append => &["append", "read-list"],
             Self::Availability => &["probe"],
         }

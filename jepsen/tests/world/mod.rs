@@ -30,7 +30,8 @@ where
         runtime.shutdown_timeout(Duration::from_secs(5));
         if let Err(error) = outcome {
             panic!(
-                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test replacement {name}"
+                "seed {seed}: {error:?}\nreproduce with: REELKV_SEED={seed} cargo test -p reelkv-jepsen --test {} {name}",
+                env!("CARGO_CRATE_NAME")
             );
         }
     }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -14,6 +15,7 @@ use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
 use super::output::{Out, OutputArgs, hex, print, print_json, tell};
 use super::render::{KeyForm, Shown, check_length, integer, record_json};
+use crate::config::units::duration_ms;
 
 /// A keyspace, and how its keys are written.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +54,9 @@ pub(crate) struct PutArgs {
     /// Read the value from a file
     #[arg(long, value_name = "FILE", conflicts_with = "value")]
     file: Option<PathBuf>,
+    /// How long the key lives before it is absent again, e.g. 30s, 2h, 7d [default: until it is deleted]
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<String>,
     /// Only if the key is absent
     #[arg(long, conflicts_with = "if_version")]
     if_absent: bool,
@@ -157,16 +162,31 @@ pub(crate) async fn put(args: PutArgs) -> Outcome {
         (None, value) => Bytes::from(value.unwrap_or_default()),
     };
     check_length("value", value.len(), limits::VALUE_BYTES_MAX)?;
+    let ttl = args.ttl.as_deref().map(ttl).transpose()?;
     let condition = match (args.if_absent, args.if_version) {
         (true, _) => Some(Condition::Absent),
         (false, version) => version.map(Condition::Version),
     };
     let keyspace = args.keyspace.connect.keyspace(&args.keyspace.keyspace).await?;
-    let version = match condition {
-        Some(condition) => keyspace.put_if(&key, value, condition).await?,
-        None => keyspace.put(&key, value).await?,
+    let version = match (ttl, condition) {
+        (None, None) => keyspace.put(&key, value).await?,
+        (None, Some(condition)) => keyspace.put_if(&key, value, condition).await?,
+        (Some(ttl), None) => keyspace.put_with_ttl(&key, value, ttl).await?,
+        (Some(ttl), Some(condition)) => keyspace.put_with_ttl_if(&key, value, ttl, condition).await?,
     };
     print_number("version", version, args.output)
+}
+
+/// What `--ttl` says.
+fn ttl(text: &str) -> Result<Duration, Failure> {
+    let longest_ms = limits::TTL_MAX.as_millis() as u64;
+    match duration_ms(text, &(1..=longest_ms)) {
+        Ok(ttl_ms) => Ok(Duration::from_millis(ttl_ms)),
+        Err(_) => Err(Failure::bad_input(format!(
+            "--ttl {text:?}: a time to live is a whole number and ms, s, m, h or d, from 1ms to {}d",
+            longest_ms / 86_400_000
+        ))),
+    }
 }
 
 pub(crate) async fn delete(args: DeleteArgs) -> Outcome {

@@ -261,6 +261,7 @@ mod tests {
             &["put", "-k", "film", "(1)", "-"],
             &["put", "-k", "film", "(1)", "-5", "--if-absent"],
             &["put", "-k", "film", "(1)", "--file", "x", "--if-version", "3"],
+            &["put", "-k", "film", "(1)", "v", "--ttl", "30s", "--if-absent"],
             &["delete", "-k", "film", "--raw-key", "alien"],
             &["add", "-k", "film", "(1)", "-12"],
             &[
@@ -392,6 +393,22 @@ mod tests {
                 "at most 4096",
             ),
             (&["put", "-k", "film", "(1)", &long_value], "at most 4194304"),
+            (
+                &["put", "-k", "film", "(1)", "v", "--ttl", "0s"],
+                "--ttl \"0s\": ",
+            ),
+            (
+                &["put", "-k", "film", "(1)", "v", "--ttl", "3651d"],
+                "from 1ms to 3650d",
+            ),
+            (
+                &["put", "-k", "film", "(1)", "v", "--ttl", "30"],
+                "--ttl \"30\": ",
+            ),
+            (
+                &["put", "-k", "film", "(1)", "v", "--ttl", "soon"],
+                "ms, s, m, h or d",
+            ),
             (&["scan", "-k", "film", "--prefix", "(1,,)"], "key"),
             (&["keyspace", "create", "film", "--split-at", "x"], "key"),
             (&["get", "-k", "film", "(1)", "--addr", "nowhere"], "host:port"),

@@ -134,6 +134,9 @@ pub(crate) fn record_json(record: &Record, form: KeyForm, hex_value: bool) -> Js
         "version": record.version,
         "logged_time_ms": record.logged_time_ms,
     });
+    if let Some(at_ms) = record.expires_at_ms {
+        json["expires_at_ms"] = at_ms.into();
+    }
     let shown = match hex_value {
         true => Shown::Bytes(&record.value),
         false => Shown::of(&record.value),
@@ -254,6 +257,7 @@ mod tests {
             value: Bytes::from_static(value),
             version: 9,
             logged_time_ms: 5,
+            expires_at_ms: None,
         };
         let shown = |value, hex_value| record_json(&record(value), TUPLE, hex_value);
         let with = |more: Json| {
@@ -268,6 +272,14 @@ mod tests {
         );
         assert_eq!(shown(ROW, true), with(json!({"hex": "01a162696407"})));
         assert_eq!(shown(b"alien", false), with(json!({"text": "alien"})));
+        let expiring = Record {
+            expires_at_ms: Some(7),
+            ..record(b"alien")
+        };
+        assert_eq!(
+            record_json(&expiring, TUPLE, false),
+            with(json!({"text": "alien", "expires_at_ms": 7}))
+        );
         assert_eq!(shown(b"\xff\xfe", false), with(json!({"hex": "fffe"})));
         let minus_two = with(json!({"hex": "fffffffffffffffe", "integer": -2}));
         assert_eq!(shown(b"\xff\xff\xff\xff\xff\xff\xff\xfe", false), minus_two);

@@ -15,7 +15,7 @@ mod file;
 mod resolve;
 #[cfg(test)]
 mod tests;
-mod units;
+pub(crate) mod units;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

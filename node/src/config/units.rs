@@ -35,7 +35,7 @@ pub(super) fn size_bytes(text: &str, limits: &RangeInclusive<u64>) -> Result<u64
 }
 
 /// A duration in milliseconds: `30s`, `500ms`, `2h`. A plain number has no meaning: it lacks the unit.
-pub(super) fn duration_ms(text: &str, limits: &RangeInclusive<u64>) -> Result<u64, String> {
+pub(crate) fn duration_ms(text: &str, limits: &RangeInclusive<u64>) -> Result<u64, String> {
     let ms = with_unit(text, &DURATIONS).ok_or_else(|| {
         format!("{text:?} is not a duration; write a whole number and ms, s, m, h or d, as in 30s")
     })?;

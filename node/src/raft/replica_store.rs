@@ -69,6 +69,8 @@ struct State {
     refill: Option<Refill>,
     /// Who waits for a view of exactly an entry that is not applied yet.
     awaited: Vec<(u64, oneshot::Sender<(View, Control)>)>,
+    /// No record in the tree expires before this logged time.
+    next_expiry_ms: u64,
 }
 
 impl State {
@@ -176,6 +178,7 @@ impl ReplicaStore {
                 marked,
                 refill: None,
                 awaited: Vec::new(),
+                next_expiry_ms: 0,
             }),
             checkpointing: tokio::sync::Mutex::new(()),
             parts,
@@ -303,6 +306,10 @@ impl ReplicaStore {
                         changes.retain(|change| !self.skips(change.version));
                     }
                     let last_version = state.control.last_version();
+                    let expiries = changes.iter().map(|change| change.expires_at_ms);
+                    if let Some(first) = expiries.filter(|at_ms| *at_ms != 0).min() {
+                        state.next_expiry_ms = state.next_expiry_ms.min(first);
+                    }
                     let failed = state
                         .tree
                         .as_ref()
@@ -429,6 +436,7 @@ impl ReplicaStore {
                 return Ok(());
             };
             state.control = refill.control;
+            state.next_expiry_ms = 0;
             state.tree = Some(refill.tree);
             state.marked = Some(record.control);
         }
@@ -452,6 +460,7 @@ impl ReplicaStore {
             let mut state = self.state.lock();
             self.applied.send_replace(incoming.control.applied());
             state.control = incoming.control;
+            state.next_expiry_ms = 0;
             state.marked = Some(record.control);
             state.refill = None;
             let old = state.tree.replace(incoming.tree);
@@ -559,6 +568,31 @@ impl ReplicaStore {
     pub fn view(&self) -> Option<View> {
         let tree = self.state.lock().tree.clone();
         tree.map(|tree| tree.view())
+    }
+
+    /// A view of the newest applied entry and the logged time there; `None` while there is no tree to
+    /// trust. What expires is judged by this pair: a later time would hide what was written over.
+    pub fn view_with_time(&self) -> Option<(View, u64)> {
+        let state = self.state.lock();
+        let tree = state.tree.as_ref();
+        tree.map(|tree| (tree.view(), state.control.logged_time_ms()))
+    }
+
+    /// No record expires before this logged time; 0 when nobody has looked.
+    pub fn next_expiry_ms(&self) -> u64 {
+        self.state.lock().next_expiry_ms
+    }
+
+    /// Somebody begins to look at all records, and tells what is found by
+    /// [`ReplicaStore::expires_by`]; what is applied from here on counts by itself.
+    pub fn forget_next_expiry(&self) {
+        self.state.lock().next_expiry_ms = u64::MAX;
+    }
+
+    /// Some record may expire at this logged time.
+    pub fn expires_by(&self, at_ms: u64) {
+        let mut state = self.state.lock();
+        state.next_expiry_ms = state.next_expiry_ms.min(at_ms);
     }
 
     /// A view and the control state of the same entry.
@@ -677,6 +711,7 @@ fn write(tree: &Tree, last_version: Version, changes: Vec<RecordChange>) -> Resu
             value: change.value,
             client_crc: change.client_crc,
             logged_time_ms: change.logged_time_ms,
+            expires_at_ms: change.expires_at_ms,
         })?;
     }
     tree.publish(last_version);

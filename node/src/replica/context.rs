@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reelkv_proto::types::NodeId;
 
+use super::Clocks;
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::health::Health;
@@ -28,6 +29,9 @@ pub struct ReplicaSettings {
     /// One proposal in so many is not made, as if openraft had refused it while it takes the next
     /// of the same leader and term (its lease gate can); 0 for none. For fault tests.
     pub refuse_one_in: u64,
+    /// How often a leader looks for expired records to remove, in milliseconds; they are absent
+    /// before.
+    pub expiry_sweep_interval_ms: u64,
 }
 
 impl Default for ReplicaSettings {
@@ -38,6 +42,7 @@ impl Default for ReplicaSettings {
             wal_bytes_max: 128 << 20,
             maintenance_interval_ms: 500,
             refuse_one_in: 0,
+            expiry_sweep_interval_ms: 60_000,
         }
     }
 }
@@ -50,6 +55,8 @@ pub struct ReplicaContext {
     pub node_id: NodeId,
     /// Time and chance.
     pub clock: SharedClock,
+    /// The nodes' clocks, for the time of shards.
+    pub clocks: Arc<Clocks>,
     /// Files.
     pub disk: SharedDisk,
     /// Trees.

@@ -6,6 +6,8 @@
 //! - `reads` shares one ReadIndex round among all reads that were waiting when it began.
 //! - `transfer` sends and receives a view; `refill` uses it to replace a tree that is not trusted.
 //! - `maintenance` checkpoints, purges and forgets.
+//! - `time` is the shard's time by its voters' clocks; `expiry` logs it for records that are due, and
+//!   removes them.
 //! - `heal` fetches payloads that a replica's log lost, before its Raft starts.
 //! - `membership` replaces a replica that lost its log or its node; `compare` shows before that the
 //!   new one holds what the others hold.
@@ -13,6 +15,7 @@
 
 mod compare;
 mod context;
+mod expiry;
 mod heal;
 mod hint;
 mod maintenance;
@@ -23,6 +26,7 @@ mod refill;
 #[allow(clippy::module_inception)]
 mod replica;
 mod replicas;
+mod time;
 mod transfer;
 
 pub use compare::Comparison;
@@ -30,4 +34,5 @@ pub use context::{ReplicaContext, ReplicaSettings};
 pub use heal::payload_of;
 pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};
+pub use time::Clocks;
 pub use transfer::serve_view;

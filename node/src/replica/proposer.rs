@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::hint;
 use super::reads::ReadBarrier;
+use super::time::ShardTime;
 use crate::clock::SharedClock;
 use crate::error;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET};
 use crate::mutants::Mutant;
 use crate::raft::{EntryOutcome, Raft, ReplicaStore, TypeConfig};
-use crate::shard::{ColdRead, Command, Evaluation, Evaluator, Refusal, Write, WriteKind, WriteResult};
+use crate::shard::{ColdRead, Command, Evaluation, Evaluator, Found, Refusal, Write, WriteKind, WriteResult};
 use crate::storage::Lookup;
 
 /// A write waiting for its answer.
@@ -64,9 +65,11 @@ pub(super) struct Proposer {
     pub raft: Raft,
     pub store: Arc<ReplicaStore>,
     pub reads: ReadBarrier,
-    pub clock: SharedClock,
     /// See [`super::ReplicaSettings::refuse_one_in`].
     pub refuse_one_in: u64,
+    /// For lots; the time is the shard's.
+    pub clock: SharedClock,
+    pub time: ShardTime,
     pub queue: mpsc::UnboundedReceiver<Proposal>,
     /// Sends proposals whose reads had gone stale back to the queue.
     pub requeue: mpsc::UnboundedSender<Proposal>,
@@ -202,8 +205,9 @@ impl Session {
             if self.waiting.is_empty() {
                 return;
             }
+            self.evaluator.tell_time(proposer.time.now_ms());
             let (proposed, refused) = self.evaluate(proposer);
-            match self.evaluator.take_entry(proposer.clock.wall_ms()) {
+            match self.evaluator.take_entry() {
                 Some(command) => self.propose(proposer, command, proposed, refused).await,
                 None => {
                     debug_assert!(proposed.is_empty());
@@ -353,6 +357,10 @@ fn refusal_error(shard_id: u64, refusal: Refusal) -> v1::Error {
         Refusal::TokenExpired { sequence } => error::token_expired(sequence),
         Refusal::NotAnInteger => error::invalid("key", "add: the stored value is not an 8-byte integer"),
         Refusal::Overflow => error::invalid("delta", "add: the sum does not fit 64 bits"),
+        Refusal::TimeUnknown => error::busy(
+            200,
+            "too few of the shard's clocks are known to say when it expires",
+        ),
         Refusal::NotEmpty => error::invalid("range", "the range to give away holds records"),
     }
 }
@@ -392,7 +400,11 @@ pub(super) fn cold_reads(store: &ReplicaStore, write: &Write) -> Result<Vec<Cold
         .ok_or_else(|| error::unavailable("the replica is being refilled"))?;
     keys.map(|key| {
         let found = match view.get(key) {
-            Lookup::Value(record) => record.value.map(|value| (record.version, value)),
+            Lookup::Value(record) => record.value.map(|value| Found {
+                version: record.version,
+                value,
+                expires_at_ms: record.expires_at_ms,
+            }),
             Lookup::Absent { .. } => None,
             Lookup::Unproven(damage) => {
                 store.set_aside(&damage);

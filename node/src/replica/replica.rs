@@ -17,8 +17,9 @@ use tokio_util::task::TaskTracker;
 use super::proposer::{Proposal, Proposer, cold_reads};
 use super::reads::ReadBarrier;
 use super::refill::Refiller;
+use super::time::ShardTime;
 use super::transfer::Receiver;
-use super::{ReplicaContext, hint, maintenance};
+use super::{ReplicaContext, expiry, hint, maintenance};
 use crate::disk::offload;
 use crate::error;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
@@ -58,6 +59,9 @@ pub struct Replica {
     raft: Raft,
     views: Arc<OpenViews>,
     reads: ReadBarrier,
+    time: ShardTime,
+    /// Held by the one who proposes a tick.
+    ticking: tokio::sync::Mutex<()>,
     proposals: mpsc::UnboundedSender<Proposal>,
     /// Bytes that may still wait for the proposer.
     queue_bytes: Arc<Semaphore>,
@@ -116,13 +120,18 @@ impl Replica {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let reads = ReadBarrier::start(raft.clone(), id.shard_id, stop.clone());
+        let time = ShardTime {
+            clocks: context.clocks.clone(),
+            store: store.clone(),
+        };
         let (proposals, queue) = mpsc::unbounded_channel();
         let proposer = Proposer {
             raft: raft.clone(),
             store: store.clone(),
             reads: reads.clone(),
-            clock: context.clock.clone(),
             refuse_one_in: context.settings.refuse_one_in,
+            clock: context.clock.clone(),
+            time: time.clone(),
             queue,
             requeue: proposals.clone(),
             stop: stop.clone(),
@@ -142,6 +151,8 @@ impl Replica {
             raft,
             views,
             reads,
+            time,
+            ticking: tokio::sync::Mutex::new(()),
             proposals,
             queue_bytes: Arc::new(Semaphore::new(PROPOSER_QUEUE_BYTES_MAX)),
             lost_logs,
@@ -152,6 +163,7 @@ impl Replica {
             state_machine_gone: parking_lot::Mutex::new(Some(state_machine_gone)),
         });
         tasks.spawn(maintenance::run(replica.clone(), stop.clone()));
+        tasks.spawn(expiry::run(replica.clone(), stop.clone()));
         tasks.spawn(sweep(replica.clone(), stop));
         Ok(replica)
     }
@@ -234,15 +246,35 @@ impl Replica {
     /// # Errors
     /// `NotLeader` or `Unavailable`; never `None` for what cannot be proven absent.
     pub async fn get(&self, key: &[u8]) -> Result<Option<StoredRecord>, v1::Error> {
-        let view = self.fresh_view().await?;
+        self.catch_up().await?;
+        let record = self.lookup(key)?;
+        let Some(due_ms) = self.due_expiry(record.iter()) else {
+            return Ok(record);
+        };
+        self.tick_to(due_ms).await?;
+        self.lookup(key)
+    }
+
+    /// What a key holds in the newest view; what has expired by its logged time is absent.
+    fn lookup(&self, key: &[u8]) -> Result<Option<StoredRecord>, v1::Error> {
+        let (view, logged_time_ms) = self.newest()?;
         match view.get(key) {
-            Lookup::Value(record) => Ok(Some(record)),
+            Lookup::Value(record) => Ok(Some(record).filter(|record| !record.has_expired(logged_time_ms))),
             Lookup::Absent { .. } => Ok(None),
             Lookup::Unproven(damage) => {
                 self.store.set_aside(&damage);
                 Err(refilling(self.id.shard_id))
             }
         }
+    }
+
+    /// The latest expiry among records that the log does not know to have expired, but the clocks do.
+    fn due_expiry<'a>(&self, records: impl Iterator<Item = &'a StoredRecord>) -> Option<u64> {
+        let mut expiring = records.filter(|record| record.expires_at_ms != 0).peekable();
+        expiring.peek()?;
+        let now_ms = self.time.now_ms()?;
+        let due = expiring.filter(|record| record.has_expired(now_ms));
+        due.map(|record| record.expires_at_ms).max()
     }
 
     /// Reads one page of live records in key order, linearizably.
@@ -255,11 +287,25 @@ impl Replica {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<Page, v1::Error> {
-        let view = self.fresh_view().await?;
-        self.page(view, range, records_max, bytes_max).await
+        self.catch_up().await?;
+        let living = || async {
+            let (view, logged_time_ms) = self.newest()?;
+            let range = range.clone();
+            self.page(move || {
+                view.scan_living(&range.start, &range.end, records_max, bytes_max, logged_time_ms)
+            })
+            .await
+        };
+        let page = living().await?;
+        let Some(due_ms) = self.due_expiry(page.records.iter()) else {
+            return Ok(page);
+        };
+        self.tick_to(due_ms).await?;
+        living().await
     }
 
-    /// Reads one page of this replica's own records, whoever leads.
+    /// Reads one page of this replica's own records, whoever leads; also those that have expired and
+    /// were not removed yet.
     ///
     /// # Errors
     /// `Unavailable` while the tree is not trusted.
@@ -270,17 +316,14 @@ impl Replica {
         bytes_max: usize,
     ) -> Result<Page, v1::Error> {
         let view = self.store.view().ok_or_else(|| refilling(self.id.shard_id))?;
-        self.page(view, range, records_max, bytes_max).await
+        self.page(move || view.scan(&range.start, &range.end, records_max, bytes_max))
+            .await
     }
 
     async fn page(
         &self,
-        view: View,
-        range: KeyRange,
-        records_max: usize,
-        bytes_max: usize,
+        scan: impl FnOnce() -> Result<Page, TreeError> + Send + 'static,
     ) -> Result<Page, v1::Error> {
-        let scan = move || view.scan(&range.start, &range.end, records_max, bytes_max);
         let page = offload(&*self.context.disk, scan).await;
         page.map_err(|stopped| error::unavailable(stopped.to_string()))?
             .map_err(|damage| {
@@ -289,11 +332,18 @@ impl Replica {
             })
     }
 
-    async fn fresh_view(&self) -> Result<View, v1::Error> {
-        if !(Mutant::StaleReadOnOldLeader.is_on() && self.is_leader()) {
-            self.reads.pass().await?;
+    /// Returns once this replica's newest view holds everything acknowledged before the call.
+    async fn catch_up(&self) -> Result<(), v1::Error> {
+        match Mutant::StaleReadOnOldLeader.is_on() && self.is_leader() {
+            true => Ok(()),
+            false => self.reads.pass().await,
         }
-        self.store.view().ok_or_else(|| refilling(self.id.shard_id))
+    }
+
+    /// The newest view, and the logged time of its entry.
+    pub(super) fn newest(&self) -> Result<(View, u64), v1::Error> {
+        let newest = self.store.view_with_time();
+        newest.ok_or_else(|| refilling(self.id.shard_id))
     }
 
     /// Answers another replica's message.
@@ -572,6 +622,14 @@ impl Replica {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    pub(super) fn time(&self) -> &ShardTime {
+        &self.time
+    }
+
+    pub(super) fn ticking(&self) -> &tokio::sync::Mutex<()> {
+        &self.ticking
     }
 
     pub(super) fn context(&self) -> &Arc<ReplicaContext> {

@@ -135,6 +135,7 @@ fn read_replica(replica: Arc<Replica>, start: Bytes) -> BoxStream<'static, Answe
                     version: record.version,
                     client_crc: record.client_crc,
                     logged_time_ms: record.logged_time_ms,
+                    expires_at_ms: record.expires_at_ms,
                 })
             });
             let resume_key = page.resume.clone().unwrap_or_default();

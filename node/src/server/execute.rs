@@ -11,7 +11,7 @@ use reelkv_proto::v1::{self, response};
 use crate::error;
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, INCARNATION_REMEMBERED_MS, KEY_BYTES_MAX, PAGE_BYTES_DEFAULT,
-    PAGE_BYTES_MAX, REQUEST_TIMEOUT_MS_DEFAULT, VALUE_BYTES_MAX,
+    PAGE_BYTES_MAX, REQUEST_TIMEOUT_MS_DEFAULT, TTL_MS_MAX, VALUE_BYTES_MAX,
 };
 use crate::replica::Replica;
 use crate::shard::{Write, WriteKind, WriteOperation, WriteResult};
@@ -80,6 +80,7 @@ pub(super) fn check(keyspace_id: KeyspaceId, op: &Op) -> Result<(), v1::Error> {
         Op::Get(get) => check_key(&get.key),
         Op::Put(put) => {
             check_key(&put.key)?;
+            check_ttl(put.ttl_ms)?;
             check_value(keyspace_id, &put.key, &put.value, put.client_crc)
         }
         Op::Delete(delete) => check_key(&delete.key),
@@ -102,6 +103,16 @@ fn check_key(key: &[u8]) -> Result<(), v1::Error> {
                 "a key of {} bytes is over the limit of {KEY_BYTES_MAX}",
                 key.len()
             ),
+        )),
+    }
+}
+
+fn check_ttl(ttl_ms: u64) -> Result<(), v1::Error> {
+    match ttl_ms <= TTL_MS_MAX {
+        true => Ok(()),
+        false => Err(error::invalid(
+            "ttl_ms",
+            format!("a time to live of {ttl_ms} ms is over the limit of {TTL_MS_MAX}"),
         )),
     }
 }
@@ -136,6 +147,7 @@ fn check_batch(keyspace_id: KeyspaceId, batch: &v1::BatchRequest) -> Result<(), 
         }
         match &operation.kind {
             Some(v1::batch_operation::Kind::Put(put)) => {
+                check_ttl(put.ttl_ms)?;
                 check_value(keyspace_id, &operation.key, &put.value, put.client_crc)?;
                 bytes += put.value.len();
             }
@@ -217,6 +229,7 @@ pub(super) async fn execute(
             let operation = WriteOperation {
                 key: stored_key(keyspace_id, &put.key),
                 put: Some((put.value, crc)),
+                ttl_ms: put.ttl_ms,
                 condition: put.condition.and_then(|condition| condition.kind),
             };
             operations(replica, put.token, vec![operation], timeout).await
@@ -225,6 +238,7 @@ pub(super) async fn execute(
             let operation = WriteOperation {
                 key: stored_key(keyspace_id, &delete.key),
                 put: None,
+                ttl_ms: 0,
                 condition: delete.condition.and_then(|condition| condition.kind),
             };
             operations(replica, delete.token, vec![operation], timeout).await
@@ -252,6 +266,10 @@ pub(super) async fn execute(
 }
 
 fn batch_operation(keyspace_id: KeyspaceId, operation: v1::BatchOperation) -> WriteOperation {
+    let ttl_ms = match &operation.kind {
+        Some(v1::batch_operation::Kind::Put(put)) => put.ttl_ms,
+        _ => 0,
+    };
     let put = match operation.kind {
         Some(v1::batch_operation::Kind::Put(put)) => {
             let crc = put
@@ -265,6 +283,7 @@ fn batch_operation(keyspace_id: KeyspaceId, operation: v1::BatchOperation) -> Wr
     WriteOperation {
         key: stored_key(keyspace_id, &operation.key),
         put,
+        ttl_ms,
         condition,
     }
 }
@@ -354,5 +373,6 @@ pub(super) fn wire_record(record: StoredRecord) -> Option<v1::Record> {
         version: record.version,
         client_crc: record.client_crc,
         logged_time_ms: record.logged_time_ms,
+        expires_at_ms: record.expires_at_ms,
     })
 }

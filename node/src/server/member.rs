@@ -21,7 +21,7 @@ use super::{driver, lost, meta, recall, watermarks};
 use crate::clock::{Instant, SharedClock, now};
 use crate::health::Health;
 use crate::raft::transport::SharedTransport;
-use crate::replica::{ReplicaContext, Replicas, StartOutcome};
+use crate::replica::{Clocks, ReplicaContext, Replicas, StartOutcome};
 use crate::storage::Storage;
 use crate::wal::{GroupId, Recovery, Wal};
 
@@ -40,6 +40,7 @@ pub struct Member {
     pub(super) replicas: Arc<Replicas>,
     pub(super) directory: DirectoryCopy,
     pub(super) watermarks: Arc<Watermarks>,
+    pub(super) clocks: Arc<Clocks>,
     /// Replicas that do not run yet: the node does not know whether its log is the newest, or
     /// opens one after the other.
     pub(super) starting: Mutex<BTreeSet<GroupId>>,
@@ -85,15 +86,18 @@ impl Member {
         let cluster_id = Bytes::copy_from_slice(&identity.cluster_id);
         let watermarks = Watermarks::open(node.disk.clone(), dir.join("watermarks"), cluster_id.clone());
         let watermarks = Arc::new(watermarks);
+        let clocks = Arc::new(Clocks::new(identity.node_id, node.clock.clone()));
         let transport: SharedTransport = Arc::new(Showing {
             inner: node.transport.clone(),
             wal: wal.clone(),
             watermarks: watermarks.clone(),
+            clocks: clocks.clone(),
         });
         let context = Arc::new(ReplicaContext {
             cluster_id,
             node_id: identity.node_id,
             clock: node.clock.clone(),
+            clocks: clocks.clone(),
             disk: node.disk.clone(),
             storage: storage.clone(),
             wal: wal.clone(),
@@ -113,6 +117,7 @@ impl Member {
             replicas: Replicas::new(context),
             directory: copy,
             watermarks,
+            clocks,
             starting: Mutex::new(known),
             lost: Mutex::default(),
             healing: Mutex::default(),

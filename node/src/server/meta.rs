@@ -105,6 +105,7 @@ impl Member {
         let operation = WriteOperation {
             key: stored_key(SYSTEM_KEYSPACE, DIRECTORY_KEY),
             put: Some((value, crc)),
+            ttl_ms: 0,
             condition: Some(condition),
         };
         let write = Write {

@@ -31,11 +31,13 @@ impl PeerHandler for Peers {
             let member = node.member().filter(same_cluster);
             if let Some(member) = &member {
                 member.watermarks.note(request.from_node_id, request.wal_batch);
+                member.clocks.note(request.from_node_id, request.wall_ms);
             }
             let body = node.answer_peer(request).await;
             v1::PeerResponse {
                 body: Some(body.unwrap_or_else(peer_response::Body::Error)),
                 from_node_id: member.as_ref().map_or(0, |member| member.node_id()),
+                wall_ms: member.as_ref().map_or(0, |member| member.clocks.own_ms()),
                 // Not before the answer is there: what it promises is in this batch or an earlier one.
                 wal_batch: member.map_or(0, |member| member.wal.batch()),
             }

@@ -30,6 +30,7 @@ use super::member::Member;
 use super::sealed;
 use crate::disk::{SharedDisk, offload};
 use crate::raft::transport::{SharedTransport, Transport, TransportError, ViewStream};
+use crate::replica::Clocks;
 use crate::wal::Wal;
 
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -157,11 +158,12 @@ impl Member {
     }
 }
 
-/// Sends messages that show the node's last batch, and remembers those that answers show.
+/// Sends messages that show the node's last batch and clock, and remembers those that answers show.
 pub(super) struct Showing {
     pub inner: SharedTransport,
     pub wal: Wal,
     pub watermarks: Arc<Watermarks>,
+    pub clocks: Arc<Clocks>,
 }
 
 impl Transport for Showing {
@@ -172,11 +174,13 @@ impl Transport for Showing {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<v1::PeerResponse, TransportError>> {
         request.wal_batch = self.wal.batch();
+        request.wall_ms = self.clocks.own_ms();
         let answer = self.inner.call(addr, request, timeout);
-        let watermarks = self.watermarks.clone();
+        let (watermarks, clocks) = (self.watermarks.clone(), self.clocks.clone());
         async move {
             let answer = answer.await?;
             watermarks.note(answer.from_node_id, answer.wal_batch);
+            clocks.note(answer.from_node_id, answer.wall_ms);
             Ok(answer)
         }
         .boxed()

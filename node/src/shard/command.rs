@@ -96,8 +96,15 @@ pub enum WriteKind {
     },
     /// Forgets unused writers' memories.
     ExpireIncarnations {
-        /// The leader's wall clock, in milliseconds since 1970.
+        /// The shard's time, in milliseconds since 1970.
         now_ms: u64,
+    },
+    /// Moves the logged time on.
+    Tick,
+    /// Deletes those of these keys whose records have expired by the time it is evaluated.
+    RemoveExpired {
+        /// Stored keys.
+        keys: Vec<Bytes>,
     },
 }
 
@@ -108,6 +115,8 @@ pub struct WriteOperation {
     pub key: Bytes,
     /// `Some` puts value and client CRC; `None` deletes.
     pub put: Option<(Bytes, u32)>,
+    /// For a put: how long it lives from the time it is logged, in milliseconds; 0 for ever.
+    pub ttl_ms: u64,
     /// What must hold for the whole write to happen.
     pub condition: Option<v1::condition::Kind>,
 }
@@ -122,28 +131,28 @@ pub struct WriteResult {
 }
 
 impl Write {
-    /// Stored keys whose present state the evaluation needs: those under a condition or an addition.
+    /// Stored keys whose present state the evaluation needs: those under a condition or an addition,
+    /// and those to be removed if they have expired.
     pub fn judged_keys(&self) -> impl Iterator<Item = &Bytes> {
-        let (operations, added) = match &self.kind {
-            WriteKind::Operations(operations) => (operations.as_slice(), None),
-            WriteKind::Add { key, .. } => (&[][..], Some(key)),
-            _ => (&[][..], None),
-        };
-        operations
-            .iter()
-            .filter(|op| op.condition.is_some())
-            .map(|op| &op.key)
-            .chain(added)
+        let (operations, others) = self.parts();
+        let judged = operations.iter().filter(|op| op.condition.is_some());
+        judged.map(|op| &op.key).chain(others)
     }
 
     /// Stored keys it writes.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        let (operations, added) = match &self.kind {
-            WriteKind::Operations(operations) => (operations.as_slice(), None),
-            WriteKind::Add { key, .. } => (&[][..], Some(key)),
-            _ => (&[][..], None),
-        };
-        operations.iter().map(|op| &op.key).chain(added)
+        let (operations, others) = self.parts();
+        operations.iter().map(|op| &op.key).chain(others)
+    }
+
+    /// Its operations, and keys that it judges and writes otherwise.
+    fn parts(&self) -> (&[WriteOperation], &[Bytes]) {
+        match &self.kind {
+            WriteKind::Operations(operations) => (operations, &[]),
+            WriteKind::Add { key, .. } => (&[], std::slice::from_ref(key)),
+            WriteKind::RemoveExpired { keys } => (&[], keys),
+            _ => (&[], &[]),
+        }
     }
 
     /// Key and value bytes, for bounding queues.
@@ -154,7 +163,7 @@ impl Write {
                 .iter()
                 .map(|op| OVERHEAD_BYTES + op.key.len() + op.put.as_ref().map_or(0, |(value, _)| value.len()))
                 .sum(),
-            _ => OVERHEAD_BYTES + self.keys().map(Bytes::len).sum::<usize>(),
+            _ => OVERHEAD_BYTES + self.keys().map(|key| OVERHEAD_BYTES + key.len()).sum::<usize>(),
         }
     }
 }

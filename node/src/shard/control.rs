@@ -22,6 +22,8 @@ pub struct RecordChange {
     pub client_crc: u32,
     /// The entry's logged time.
     pub logged_time_ms: u64,
+    /// When it expires, in logged time; 0 when it does not.
+    pub expires_at_ms: u64,
 }
 
 /// What applying an entry came to.
@@ -136,6 +138,7 @@ impl Control {
                 value: Some(put.value.clone()),
                 client_crc: put.client_crc,
                 logged_time_ms,
+                expires_at_ms: put.expires_at_ms,
             }),
             Kind::Delete(delete) => Some(RecordChange {
                 key: delete.key.clone(),
@@ -143,6 +146,7 @@ impl Control {
                 value: None,
                 client_crc: 0,
                 logged_time_ms,
+                expires_at_ms: 0,
             }),
             Kind::OpenIncarnation(_) => {
                 self.incarnations.open(
@@ -168,6 +172,7 @@ impl Control {
                 self.next_replica_id += 1;
                 None
             }
+            Kind::Tick(_) => None,
         }
     }
 
@@ -321,6 +326,7 @@ mod tests {
             key: key.into(),
             value: "v".into(),
             client_crc: 1,
+            expires_at_ms: 0,
         };
         v1::Effect {
             kind: Some(Kind::Put(put)),
@@ -351,6 +357,26 @@ mod tests {
             [1, 2]
         );
         assert_eq!(control.next_version(), 3);
+    }
+
+    #[test]
+    fn a_tick_takes_a_number_and_moves_the_time_on_but_never_back() {
+        let mut control = control();
+        let tick = v1::Effect {
+            kind: Some(Kind::Tick(v1::TickEffect {})),
+        };
+        for (index, told, logged) in [(0, 10, 10), (1, 30, 30), (2, 20, 30)] {
+            let body = v1::EntryBody {
+                logged_time_ms: told,
+                ..body(index + 1, 1, vec![tick.clone()])
+            };
+            assert_eq!(
+                control.apply(LogId::new(1, index), &body).unwrap(),
+                Applied::Done(vec![])
+            );
+            assert_eq!(control.logged_time_ms(), logged);
+        }
+        assert_eq!(control.next_version(), 4);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use reelkv_proto::v1;
 use reelkv_proto::v1::condition::Kind as Condition;
 use reelkv_proto::v1::effect::Kind;
 
-use super::overlay::Overlay;
+use super::overlay::{self, Overlay};
+use super::time::has_expired;
 use super::{Command, Control, IncarnationId, TokenState, Write, WriteKind, WriteOperation, WriteResult};
 use crate::mutants::Mutant;
 
@@ -19,8 +20,19 @@ pub struct ColdRead {
     pub key: Bytes,
     /// The view's version.
     pub read_at: Version,
-    /// Version and value; `None` when absent.
-    pub found: Option<(Version, Bytes)>,
+    /// What was there, also when it had expired; `None` when absent.
+    pub found: Option<Found>,
+}
+
+/// A record as the evaluation needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The number of the effect that wrote it.
+    pub version: Version,
+    /// Its value.
+    pub value: Bytes,
+    /// When it expires, in logged time; 0 when it does not.
+    pub expires_at_ms: u64,
 }
 
 /// What a write came to.
@@ -64,13 +76,16 @@ pub enum Refusal {
     Overflow,
     /// The range to give away holds records.
     NotEmpty,
+    /// Something is to expire, and nobody knows when that would be.
+    TimeUnknown,
 }
 
 /// Evaluates requests in order against applied state plus the effects still in flight.
 ///
 /// Lives for one term of one leader. Invariants: the versions of the effects it hands out are
 /// consecutive from the applied `next_version` it began with; an entry holds effects of one
-/// `range_version` only. After any refused or unperformed entry it is thrown away, and a new one
+/// `range_version` only; what is judged to have expired for an entry has done so by the entry's
+/// logged time, and an entry of that time precedes the answer. After any refused or unperformed entry it is thrown away, and a new one
 /// begins from the applied state once nothing is in flight.
 #[derive(Debug)]
 pub struct Evaluator {
@@ -80,7 +95,14 @@ pub struct Evaluator {
     range_version: u64,
     next_version: Version,
     next_replica_id: ReplicaId,
+    /// Time of the last entry.
     logged_time_ms: u64,
+    /// Time of the entry being filled, never less.
+    entry_time_ms: u64,
+    /// Whether the clocks said so.
+    time_is_known: bool,
+    /// A refusal rests on the time of the entry being filled: it must be proposed, if only as a tick.
+    tick_due: bool,
     overlay: Overlay,
     tokens_in_flight: HashSet<(IncarnationId, u64)>,
     entry: Entry,
@@ -109,10 +131,20 @@ impl Evaluator {
             next_version: applied.next_version(),
             next_replica_id: applied.next_replica_id(),
             logged_time_ms: applied.logged_time_ms(),
+            entry_time_ms: applied.logged_time_ms(),
+            time_is_known: false,
+            tick_due: false,
             overlay: Overlay::new(applied.last_version()),
             tokens_in_flight: HashSet::new(),
             entry: Entry::default(),
         }
+    }
+
+    /// Says what time it is before an entry is filled; `None` when nobody knows. Time stands still
+    /// then, or when it is said to be earlier than it was.
+    pub fn tell_time(&mut self, now_ms: Option<u64>) {
+        self.time_is_known = now_ms.is_some();
+        self.entry_time_ms = self.entry_time_ms.max(now_ms.unwrap_or(0));
     }
 
     /// Evaluates one write; `reads` holds what its judged keys held. `applied` may be any state
@@ -133,7 +165,10 @@ impl Evaluator {
         let version = self.next_version;
         let effects = match self.effects_of(&write.kind, reads, applied) {
             Ok(effects) => effects,
-            Err(evaluation) => return evaluation,
+            Err(evaluation) => {
+                self.tick_due |= self.rests_on_entry_time(write, reads);
+                return evaluation;
+            }
         };
         let sum = self.sum_of(&write.kind, &effects);
         self.take(effects);
@@ -181,18 +216,24 @@ impl Evaluator {
                 for operation in operations {
                     self.judge(operation, reads)?;
                 }
+                if !self.time_is_known && operations.iter().any(|operation| operation.ttl_ms != 0) {
+                    return Err(Evaluation::Refused(Refusal::TimeUnknown));
+                }
                 Ok(operations
                     .iter()
-                    .map(|operation| effect(operation_effect(operation)))
+                    .map(|operation| effect(operation_effect(operation, self.entry_time_ms)))
                     .collect())
             }
             WriteKind::Add { key, delta } => {
-                let present = match self.present(key, reads)? {
-                    None => 0,
-                    Some((_, value)) => i64::from_be_bytes(
-                        value[..]
-                            .try_into()
-                            .map_err(|_| Evaluation::Refused(Refusal::NotAnInteger))?,
+                let (present, expires_at_ms) = match self.present(key, reads)? {
+                    None => (0, 0),
+                    Some(found) => (
+                        i64::from_be_bytes(
+                            found.value[..]
+                                .try_into()
+                                .map_err(|_| Evaluation::Refused(Refusal::NotAnInteger))?,
+                        ),
+                        found.expires_at_ms,
                     ),
                 };
                 let sum = present
@@ -204,6 +245,7 @@ impl Evaluator {
                     key: key.clone(),
                     value,
                     client_crc,
+                    expires_at_ms,
                 }))])
             }
             WriteKind::OpenIncarnation => {
@@ -233,6 +275,20 @@ impl Evaluator {
                     v1::ExpireIncarnationsEffect { incarnations },
                 ))])
             }
+            WriteKind::Tick => Ok(vec![effect(tick())]),
+            WriteKind::RemoveExpired { keys } => {
+                let mut effects = Vec::new();
+                for key in keys {
+                    let stored = self.stored(key, reads)?;
+                    if stored.is_some_and(|found| has_expired(found.expires_at_ms, self.entry_time_ms)) {
+                        effects.push(effect(Kind::Delete(v1::DeleteEffect { key: key.clone() })));
+                    }
+                }
+                match effects.is_empty() {
+                    true => Ok(vec![effect(tick())]),
+                    false => Ok(effects),
+                }
+            }
         }
     }
 
@@ -252,7 +308,7 @@ impl Evaluator {
         };
         let current = self
             .present(&operation.key, reads)?
-            .map_or(0, |(version, _)| version);
+            .map_or(0, |found| found.version);
         let holds = match condition {
             _ if Mutant::NoConditionCheck.is_on() => true,
             Condition::Absent(_) => current == 0,
@@ -265,10 +321,31 @@ impl Evaluator {
         }
     }
 
-    /// What a key holds once everything in flight is applied.
-    fn present(&self, key: &Bytes, reads: &[ColdRead]) -> Result<Option<(Version, Bytes)>, Evaluation> {
+    /// What a key holds once everything in flight is applied, at the time of the entry being filled.
+    fn present(&self, key: &Bytes, reads: &[ColdRead]) -> Result<Option<Found>, Evaluation> {
+        let stored = self.stored(key, reads)?;
+        Ok(stored.filter(|found| !has_expired(found.expires_at_ms, self.entry_time_ms)))
+    }
+
+    /// Whether anything judged has expired by the time of the entry being filled and not before.
+    fn rests_on_entry_time(&self, write: &Write, reads: &[ColdRead]) -> bool {
+        write.judged_keys().any(|key| match self.stored(key, reads) {
+            Ok(Some(found)) => {
+                has_expired(found.expires_at_ms, self.entry_time_ms)
+                    && !has_expired(found.expires_at_ms, self.logged_time_ms)
+            }
+            _ => false,
+        })
+    }
+
+    /// As `present`, and what has expired is there.
+    fn stored(&self, key: &Bytes, reads: &[ColdRead]) -> Result<Option<Found>, Evaluation> {
         if let Some(effect) = self.overlay.get(key) {
-            return Ok(effect.value.clone().map(|value| (effect.version, value)));
+            return Ok(effect.value.clone().map(|value| Found {
+                version: effect.version,
+                value,
+                expires_at_ms: effect.expires_at_ms,
+            }));
         }
         match reads.iter().find(|read| read.key == *key) {
             Some(read) if self.overlay.completes(read.read_at) => Ok(read.found.clone()),
@@ -286,17 +363,28 @@ impl Evaluator {
             self.next_version += 1;
             match effect.kind.as_ref() {
                 Some(Kind::Put(put)) => {
-                    self.overlay
-                        .insert(put.key.clone(), version, Some(put.value.clone()))
+                    let newest = overlay::Effect {
+                        version,
+                        value: Some(put.value.clone()),
+                        expires_at_ms: put.expires_at_ms,
+                    };
+                    self.overlay.insert(put.key.clone(), newest);
                 }
-                Some(Kind::Delete(delete)) => self.overlay.insert(delete.key.clone(), version, None),
+                Some(Kind::Delete(delete)) => {
+                    let newest = overlay::Effect {
+                        version,
+                        value: None,
+                        expires_at_ms: 0,
+                    };
+                    self.overlay.insert(delete.key.clone(), newest);
+                }
                 Some(Kind::SetRange(range)) => {
                     self.range = KeyRange::new(range.start_key.clone(), range.end_key.clone());
                     self.range_version += 1;
                     self.entry.sealed = true;
                 }
                 Some(Kind::AllocateReplicaId(_)) => self.next_replica_id += 1,
-                Some(Kind::OpenIncarnation(_) | Kind::ExpireIncarnations(_)) | None => {}
+                Some(Kind::OpenIncarnation(_) | Kind::ExpireIncarnations(_) | Kind::Tick(_)) | None => {}
             }
             self.entry.effects.push(effect);
         }
@@ -317,12 +405,16 @@ impl Evaluator {
         self.shard_id
     }
 
-    /// Closes the entry being filled; `None` when it is empty.
-    pub fn take_entry(&mut self, now_ms: u64) -> Option<Command> {
+    /// Closes the entry being filled; `None` when it is empty and nothing rests on its time.
+    pub fn take_entry(&mut self) -> Option<Command> {
         if self.entry.effects.is_empty() {
-            return None;
+            if !self.tick_due {
+                return None;
+            }
+            self.take(vec![v1::Effect { kind: Some(tick()) }]);
         }
-        self.logged_time_ms = self.logged_time_ms.max(now_ms);
+        self.tick_due = false;
+        self.logged_time_ms = self.entry_time_ms;
         let entry = std::mem::take(&mut self.entry);
         Some(Command::new(v1::EntryBody {
             first_version: entry.first_version,
@@ -346,12 +438,20 @@ impl Evaluator {
     }
 }
 
-fn operation_effect(operation: &WriteOperation) -> Kind {
+fn tick() -> Kind {
+    Kind::Tick(v1::TickEffect {})
+}
+
+fn operation_effect(operation: &WriteOperation, logged_time_ms: u64) -> Kind {
     match &operation.put {
         Some((value, client_crc)) => Kind::Put(v1::PutEffect {
             key: operation.key.clone(),
             value: value.clone(),
             client_crc: *client_crc,
+            expires_at_ms: match operation.ttl_ms {
+                0 => 0,
+                ttl_ms => logged_time_ms.saturating_add(ttl_ms),
+            },
         }),
         None => Kind::Delete(v1::DeleteEffect {
             key: operation.key.clone(),

@@ -25,6 +25,7 @@ fn put(name: &str, value: &'static str, condition: Option<Condition>) -> Write {
     let operation = WriteOperation {
         key: key(name),
         put: Some((value.into(), 0)),
+        ttl_ms: 0,
         condition,
     };
     Write {
@@ -60,7 +61,7 @@ fn writes_of_one_key_in_one_entry_have_versions_of_their_own() {
         proposed(evaluator.evaluate(&put("a", "2", None), &[], &control)).version,
         2
     );
-    let entry = evaluator.take_entry(9).expect("one entry");
+    let entry = evaluator.take_entry().expect("one entry");
     assert_eq!(
         (
             entry.body().first_version,
@@ -69,7 +70,7 @@ fn writes_of_one_key_in_one_entry_have_versions_of_their_own() {
         ),
         (1, 2, TERM)
     );
-    assert!(evaluator.take_entry(9).is_none());
+    assert!(evaluator.take_entry().is_none());
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn a_read_older_than_what_the_evaluator_remembers_is_stale() {
     let mut applied = control();
     let mut warm = Evaluator::new(&applied, TERM);
     proposed(warm.evaluate(&put("a", "1", None), &[], &applied));
-    let entry = warm.take_entry(0).expect("entry");
+    let entry = warm.take_entry().expect("entry");
     assert!(matches!(
         applied.apply(LogId::new(TERM, 1), entry.body()),
         Ok(Applied::Done(_))
@@ -145,6 +146,7 @@ fn a_batch_is_refused_whole() {
     let operation = |name: &str, condition| WriteOperation {
         key: key(name),
         put: Some(("v".into(), 0)),
+        ttl_ms: 0,
         condition,
     };
     let operations = vec![operation("a", None), operation("b", Some(Condition::Version(9)))];
@@ -157,7 +159,7 @@ fn a_batch_is_refused_whole() {
         refused,
         Evaluation::Refused(Refusal::ConditionFailed { current: 0 })
     );
-    assert!(evaluator.take_entry(0).is_none(), "no half of it is proposed");
+    assert!(evaluator.take_entry().is_none(), "no half of it is proposed");
 }
 
 #[test]
@@ -169,7 +171,7 @@ fn a_token_is_executed_once() {
         kind: WriteKind::OpenIncarnation,
     };
     let incarnation = proposed(evaluator.evaluate(&open, &[], &applied)).version;
-    let entry = evaluator.take_entry(0).expect("entry");
+    let entry = evaluator.take_entry().expect("entry");
     applied
         .apply(LogId::new(TERM, 1), entry.body())
         .expect("known effects");
@@ -190,7 +192,7 @@ fn a_token_is_executed_once() {
     };
     let result = proposed(evaluator.evaluate(&write, &[], &applied));
     assert_eq!(evaluator.evaluate(&write, &[], &applied), Evaluation::InFlight);
-    let entry = evaluator.take_entry(0).expect("entry");
+    let entry = evaluator.take_entry().expect("entry");
     applied
         .apply(LogId::new(TERM, 2), entry.body())
         .expect("known effects");
@@ -214,7 +216,7 @@ fn a_narrowed_range_travels_alone_and_refuses_what_it_gave_away() {
         },
     };
     assert_eq!(evaluator.evaluate(&narrow, &[], &control), Evaluation::SealFirst);
-    evaluator.take_entry(0);
+    evaluator.take_entry();
     proposed(evaluator.evaluate(&narrow, &[], &control));
     assert_eq!(
         evaluator.evaluate(&put("b", "1", None), &[], &control),
@@ -225,12 +227,12 @@ fn a_narrowed_range_travels_alone_and_refuses_what_it_gave_away() {
         Evaluation::Refused(Refusal::KeyNotInShard { .. })
     ));
     assert_eq!(
-        evaluator.take_entry(0).map(|entry| entry.body().range_version),
+        evaluator.take_entry().map(|entry| entry.body().range_version),
         Some(1)
     );
     proposed(evaluator.evaluate(&put("b", "1", None), &[], &control));
     assert_eq!(
-        evaluator.take_entry(0).map(|entry| entry.body().range_version),
+        evaluator.take_entry().map(|entry| entry.body().range_version),
         Some(2)
     );
 }
@@ -240,7 +242,7 @@ fn a_range_with_records_in_flight_is_not_given_away() {
     let control = control();
     let mut evaluator = Evaluator::new(&control, TERM);
     proposed(evaluator.evaluate(&put("z", "1", None), &[], &control));
-    evaluator.take_entry(0);
+    evaluator.take_entry();
     let narrow = Write {
         token: None,
         kind: WriteKind::NarrowTo {
@@ -251,5 +253,218 @@ fn a_range_with_records_in_flight_is_not_given_away() {
     assert_eq!(
         evaluator.evaluate(&narrow, &[], &control),
         Evaluation::Refused(Refusal::NotEmpty)
+    );
+}
+
+fn put_for(name: &str, value: &'static str, ttl_ms: u64, condition: Option<Condition>) -> Write {
+    let operation = WriteOperation {
+        key: key(name),
+        put: Some((value.into(), 0)),
+        ttl_ms,
+        condition,
+    };
+    Write {
+        token: None,
+        kind: WriteKind::Operations(vec![operation]),
+    }
+}
+
+fn add(name: &str, delta: i64) -> Write {
+    Write {
+        token: None,
+        kind: WriteKind::Add {
+            key: key(name),
+            delta,
+        },
+    }
+}
+
+fn found(name: &str, version: Version, value: &[u8], expires_at_ms: u64) -> ColdRead {
+    ColdRead {
+        key: key(name),
+        read_at: version,
+        found: Some(Found {
+            version,
+            value: Bytes::copy_from_slice(value),
+            expires_at_ms,
+        }),
+    }
+}
+
+/// The puts of an entry: value and time of expiry.
+fn puts(entry: &Command) -> Vec<(Bytes, u64)> {
+    let put = |effect: &v1::Effect| match &effect.kind {
+        Some(Kind::Put(put)) => Some((put.value.clone(), put.expires_at_ms)),
+        _ => None,
+    };
+    entry.body().effects.iter().filter_map(put).collect()
+}
+
+#[test]
+fn a_time_to_live_counts_from_the_entrys_own_logged_time() {
+    let control = control();
+    let mut evaluator = Evaluator::new(&control, TERM);
+    evaluator.tell_time(Some(1_000));
+    proposed(evaluator.evaluate(&put_for("a", "1", 50, None), &[], &control));
+    proposed(evaluator.evaluate(&put_for("b", "2", 0, None), &[], &control));
+    proposed(evaluator.evaluate(&put_for("c", "3", u64::MAX, None), &[], &control));
+    let entry = evaluator.take_entry().expect("entry");
+    assert_eq!(entry.body().logged_time_ms, 1_000);
+    assert_eq!(
+        puts(&entry),
+        [("1".into(), 1_050), ("2".into(), 0), ("3".into(), u64::MAX)]
+    );
+    // A clock that was set back does not take the log's time with it.
+    evaluator.tell_time(Some(400));
+    proposed(evaluator.evaluate(&put_for("a", "4", 50, None), &[], &control));
+    let entry = evaluator.take_entry().expect("entry");
+    assert_eq!((entry.body().logged_time_ms, puts(&entry)[0].1), (1_000, 1_050));
+}
+
+#[test]
+fn nothing_that_expires_is_written_while_nobody_knows_the_time() {
+    let control = control();
+    let mut evaluator = Evaluator::new(&control, TERM);
+    let expiring = put_for("a", "1", 50, None);
+    let refused = Evaluation::Refused(Refusal::TimeUnknown);
+    assert_eq!(evaluator.evaluate(&expiring, &[], &control), refused);
+    evaluator.tell_time(Some(7));
+    proposed(evaluator.evaluate(&expiring, &[], &control));
+    evaluator.tell_time(None);
+    assert_eq!(evaluator.evaluate(&expiring, &[], &control), refused);
+    proposed(evaluator.evaluate(&put("a", "2", None), &[], &control));
+    assert_eq!(
+        evaluator.take_entry().map(|entry| entry.body().logged_time_ms),
+        Some(7)
+    );
+}
+
+#[test]
+fn what_has_expired_is_absent_to_conditions_whether_read_or_in_flight() {
+    let control = control();
+    let if_absent = || put("a", "new", Some(Condition::Absent(true)));
+    let if_1 = || put("a", "new", Some(Condition::Version(1)));
+    let failed = |current| Evaluation::Refused(Refusal::ConditionFailed { current });
+
+    let read = [found("a", 1, b"old", 1_050)];
+    let in_flight = || {
+        let mut evaluator = Evaluator::new(&control, TERM);
+        evaluator.tell_time(Some(1_000));
+        proposed(evaluator.evaluate(&put_for("a", "old", 50, None), &[], &control));
+        evaluator.take_entry();
+        evaluator
+    };
+    let cold = || Evaluator::new(&control, TERM);
+    for (begin, reads) in [
+        (&cold as &dyn Fn() -> Evaluator, &read[..]),
+        (&in_flight as &dyn Fn() -> Evaluator, &[]),
+    ] {
+        let at = |now_ms| {
+            let mut evaluator = begin();
+            evaluator.tell_time(Some(now_ms));
+            evaluator
+        };
+        assert_eq!(at(1_049).evaluate(&if_absent(), reads, &control), failed(1));
+        proposed(at(1_049).evaluate(&if_1(), reads, &control));
+        proposed(at(1_050).evaluate(&if_absent(), reads, &control));
+        assert_eq!(at(1_050).evaluate(&if_1(), reads, &control), failed(0));
+    }
+}
+
+#[test]
+fn a_refusal_that_rests_on_an_expiry_has_the_time_logged_first() {
+    let control = control();
+    let mut evaluator = Evaluator::new(&control, TERM);
+    let if_1 = put("a", "new", Some(Condition::Version(1)));
+    let reads = [found("a", 1, b"old", 1_050)];
+    let failed = |current| Evaluation::Refused(Refusal::ConditionFailed { current });
+    evaluator.tell_time(Some(1_050));
+    assert_eq!(evaluator.evaluate(&if_1, &reads, &control), failed(0));
+    let entry = evaluator.take_entry().expect("a tick");
+    assert_eq!(entry.body().logged_time_ms, 1_050);
+    assert!(matches!(
+        entry.body().effects[..],
+        [v1::Effect {
+            kind: Some(Kind::Tick(_))
+        }]
+    ));
+    // Once logged, refusals need no more of them; nor do those that rest on no expiry.
+    evaluator.tell_time(Some(2_000));
+    assert_eq!(evaluator.evaluate(&if_1, &reads, &control), failed(0));
+    assert!(evaluator.take_entry().is_none());
+    let other = put("b", "new", Some(Condition::Version(1)));
+    assert_eq!(
+        evaluator.evaluate(&other, &[absent_at("b", 1)], &control),
+        failed(0)
+    );
+    assert!(evaluator.take_entry().is_none());
+}
+
+#[test]
+fn an_addition_keeps_the_expiry_and_begins_at_0_without_one_after_it() {
+    let control = control();
+    let read = [found("n", 1, &5_i64.to_be_bytes(), 1_050)];
+    for (now_ms, sum, expires_at_ms) in [(1_049, 6, 1_050), (1_050, 1, 0)] {
+        let mut evaluator = Evaluator::new(&control, TERM);
+        evaluator.tell_time(Some(now_ms));
+        let added = proposed(evaluator.evaluate(&add("n", 1), &read, &control));
+        assert_eq!(added.sum, Some(sum));
+        // The next one goes on from what is in flight.
+        let added = proposed(evaluator.evaluate(&add("n", 1), &[], &control));
+        assert_eq!(added.sum, Some(sum + 1));
+        let entry = evaluator.take_entry().expect("entry");
+        assert_eq!(
+            puts(&entry).iter().map(|put| put.1).collect::<Vec<_>>(),
+            [expires_at_ms; 2]
+        );
+    }
+}
+
+#[test]
+fn only_what_has_expired_by_now_is_removed() {
+    let control = control();
+    let mut evaluator = Evaluator::new(&control, TERM);
+    evaluator.tell_time(Some(1_000));
+    // Written again after the walk that found it expired.
+    proposed(evaluator.evaluate(&put("again", "new", None), &[], &control));
+    proposed(evaluator.evaluate(&put_for("later", "new", 50, None), &[], &control));
+    evaluator.take_entry();
+    let remove = |names: &[&str]| Write {
+        token: None,
+        kind: WriteKind::RemoveExpired {
+            keys: names.iter().map(|name| key(name)).collect(),
+        },
+    };
+    let all = remove(&["again", "expired", "gone", "later", "stays"]);
+    let reads = [
+        found("again", 1, b"old", 900),
+        found("expired", 1, b"old", 1_000),
+        absent_at("gone", 1),
+        found("later", 1, b"old", 900),
+        found("stays", 1, b"old", 0),
+    ];
+    assert_eq!(all.judged_keys().count(), 5);
+    proposed(evaluator.evaluate(&all, &reads, &control));
+    let entry = evaluator.take_entry().expect("entry");
+    let kinds: Vec<_> = entry
+        .body()
+        .effects
+        .iter()
+        .map(|effect| effect.kind.clone())
+        .collect();
+    let delete = v1::DeleteEffect { key: key("expired") };
+    assert_eq!(kinds, [Some(Kind::Delete(delete))]);
+    // Nothing of it left: a number is taken all the same.
+    proposed(evaluator.evaluate(&remove(&["stays"]), &reads, &control));
+    let entry = evaluator.take_entry().expect("entry");
+    assert!(matches!(
+        entry.body().effects[..],
+        [v1::Effect {
+            kind: Some(Kind::Tick(_))
+        }]
+    ));
+    assert_eq!(
+        evaluator.evaluate(&remove(&["unread"]), &[], &control),
+        Evaluation::Stale
     );
 }

@@ -9,16 +9,19 @@
 //!   is performed, and what it changes.
 //! - [`Incarnations`] remembers executed tokens, so that a write happens at most once.
 //! - [`Evaluator`] is the leader's side: applied state plus the effects still in flight.
+//! - `time` has the rules of the shard's time, and of what has expired.
 
 mod command;
 mod control;
 mod evaluator;
 mod log_id;
 mod overlay;
+mod time;
 mod tokens;
 
 pub use command::{Command, Write, WriteKind, WriteOperation, WriteResult};
 pub use control::{Applied, Control, RecordChange, UnknownEffect};
-pub use evaluator::{ColdRead, Evaluation, Evaluator, Refusal};
+pub use evaluator::{ColdRead, Evaluation, Evaluator, Found, Refusal};
 pub use log_id::LogId;
+pub use time::{has_expired, majority_time};
 pub use tokens::{IncarnationId, Incarnations, TokenState};

@@ -27,6 +27,8 @@ pub(super) struct Effect {
     pub version: Version,
     /// `None` for a delete.
     pub value: Option<Bytes>,
+    /// When a put expires, in logged time; 0 when it does not.
+    pub expires_at_ms: u64,
 }
 
 impl Overlay {
@@ -40,10 +42,11 @@ impl Overlay {
     }
 
     /// Adds the next effect.
-    pub fn insert(&mut self, key: Bytes, version: Version, value: Option<Bytes>) {
+    pub fn insert(&mut self, key: Bytes, effect: Effect) {
+        let version = effect.version;
         debug_assert!(self.order.back().is_none_or(|(last, _)| *last < version));
         self.order.push_back((version, key.clone()));
-        self.newest.insert(key, Effect { version, value });
+        self.newest.insert(key, effect);
     }
 
     /// The newest effect on a key, if it is one of the last.

@@ -67,7 +67,7 @@ pub use store::{Opened, Storage, StorageConfig};
 pub use sweep::{BadSpan, SweepReport};
 pub use table::{MemoryDevice, OldTree};
 pub use tree::Tree;
-pub use view::{Digest, Lookup, Page, View};
+pub use view::{Digest, Expired, Lookup, Page, View};
 
 /// Names one tree for all time; its folder's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -40,6 +40,17 @@ pub struct Page {
     pub resume: Option<Bytes>,
 }
 
+/// Part of a search for what has expired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Keys of expired records, in key order.
+    pub keys: Vec<Bytes>,
+    /// When the next of the others expires; `None` when none of them does.
+    pub next_ms: Option<u64>,
+    /// Where to go on; `None` at the end.
+    pub resume: Option<Bytes>,
+}
+
 /// An order-independent sum over live records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
@@ -78,6 +89,28 @@ impl Drop for OpenView {
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "View({} at {})", self.0.tree.id(), self.0.version)
+    }
+}
+
+/// Which records a page is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Deleted ones too.
+    All,
+    Values,
+    /// Values that have not expired at this logged time.
+    Living {
+        logged_time_ms: u64,
+    },
+}
+
+impl Wanted {
+    fn includes(self, record: &StoredRecord) -> bool {
+        match self {
+            Self::All => true,
+            Self::Values => record.value.is_some(),
+            Self::Living { logged_time_ms } => record.value.is_some() && !record.has_expired(logged_time_ms),
+        }
     }
 }
 
@@ -146,7 +179,28 @@ impl View {
         max_records: usize,
         max_bytes: usize,
     ) -> Result<Page, TreeError> {
-        self.page(start, end, max_records, max_bytes, false)
+        self.page(start, end, max_records, max_bytes, Wanted::Values)
+    }
+
+    /// As [`View::scan`], without what has expired at a logged time: that of the entry the view is of.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub fn scan_living(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        max_records: usize,
+        max_bytes: usize,
+        logged_time_ms: u64,
+    ) -> Result<Page, TreeError> {
+        self.page(
+            start,
+            end,
+            max_records,
+            max_bytes,
+            Wanted::Living { logged_time_ms },
+        )
     }
 
     /// The newest record of every key from `start` on, deleted ones included: for transfers between replicas.
@@ -154,7 +208,7 @@ impl View {
     /// # Errors
     /// As [`View::scan`].
     pub fn scan_all(&self, start: &[u8], max_bytes: usize) -> Result<Page, TreeError> {
-        self.page(start, &[], usize::MAX, max_bytes, true)
+        self.page(start, &[], usize::MAX, max_bytes, Wanted::All)
     }
 
     /// As [`View::scan_all`], for `[start, end)`.
@@ -162,7 +216,7 @@ impl View {
     /// # Errors
     /// As [`View::scan`].
     pub fn scan_all_in(&self, start: &[u8], end: &[u8], max_bytes: usize) -> Result<Page, TreeError> {
-        self.page(start, end, usize::MAX, max_bytes, true)
+        self.page(start, end, usize::MAX, max_bytes, Wanted::All)
     }
 
     fn page(
@@ -171,21 +225,23 @@ impl View {
         end: &[u8],
         max_records: usize,
         max_bytes: usize,
-        deleted_too: bool,
+        wanted: Wanted,
     ) -> Result<Page, TreeError> {
         let mut page = Page::default();
         let (mut bytes, mut rows) = (0, 0);
         self.visit(start, end, &mut |_, record| {
             let record = match record {
                 Err(error)
-                    if Mutant::AbsentForUnproven.is_on() && error.sets_tree_aside() && !deleted_too =>
+                    if Mutant::AbsentForUnproven.is_on()
+                        && error.sets_tree_aside()
+                        && wanted != Wanted::All =>
                 {
                     return Ok(ControlFlow::Continue(()));
                 }
                 record => record?,
             };
             rows += 1;
-            let wanted = deleted_too || record.value.is_some();
+            let wanted = wanted.includes(&record);
             bytes += if wanted { record.payload_bytes() } else { 0 };
             let full = !page.records.is_empty() && (page.records.len() >= max_records || bytes > max_bytes);
             if (wanted && full) || rows > PAGE_ROWS_MAX {
@@ -198,6 +254,41 @@ impl View {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(page)
+    }
+
+    /// Looks from `start` on for records that have expired at a logged time, until it has found
+    /// `max_keys` or read `max_bytes`.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub fn expired(
+        &self,
+        start: &[u8],
+        logged_time_ms: u64,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<Expired, TreeError> {
+        let mut found = Expired::default();
+        let (mut bytes, mut rows) = (0, 0);
+        self.visit(start, &[], &mut |_, record| {
+            let record = record?;
+            if found.keys.len() >= max_keys || bytes > max_bytes || rows >= PAGE_ROWS_MAX {
+                found.resume = Some(record.key);
+                return Ok(ControlFlow::Break(()));
+            }
+            rows += 1;
+            bytes += record.payload_bytes();
+            if record.value.is_none() || record.expires_at_ms == 0 {
+                // It lives until it is deleted, or was.
+            } else if record.has_expired(logged_time_ms) {
+                found.keys.push(record.key);
+            } else {
+                let next = found.next_ms.unwrap_or(u64::MAX);
+                found.next_ms = Some(next.min(record.expires_at_ms));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
     }
 
     /// The order-independent sum over all live records. Reads everything, off the caller's thread.

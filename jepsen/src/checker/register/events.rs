@@ -14,6 +14,8 @@ pub enum Operation {
         /// The value it gets.
         new: u64,
     },
+    /// Nobody's: if the value is still this one, it vanishes. Of unknown outcome, from its time on.
+    Expire(u64),
 }
 
 /// How it ended for the client.

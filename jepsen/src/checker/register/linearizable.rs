@@ -7,9 +7,10 @@
 //!
 //! Written values are unique. A write of unknown outcome whose value nobody ever names can only
 //! serve to hide another value, so all of these are alike: the search counts how many it has
-//! used instead of telling them apart, and tries them last.
+//! used instead of telling them apart, and tries them last. That a value's time to live has ended
+//! leaves no mark either: once it has been overwritten, nobody can tell whether it vanished first.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::events::{Operation, RegisterEvent, RegisterOutcome};
 
@@ -40,8 +41,12 @@ pub fn check(events: &[RegisterEvent]) -> Verdict {
         (Operation::Write(value), RegisterOutcome::Unknown) => !named.contains(&value),
         _ => false,
     };
+    let expires = |event: &RegisterEvent| match event.operation {
+        Operation::Expire(value) => Some((value, event.invoked_us)),
+        _ => None,
+    };
     let mut order: Vec<usize> = (0..events.len())
-        .filter(|index| events[*index].counts())
+        .filter(|index| events[*index].counts() && expires(&events[*index]).is_none())
         .collect();
     order.sort_by_key(|index| (events[*index].invoked_us, *index));
     let (alike, order): (Vec<usize>, Vec<usize>) =
@@ -51,6 +56,7 @@ pub fn check(events: &[RegisterEvent]) -> Verdict {
         events,
         order,
         alike,
+        expiries: events.iter().filter_map(expires).collect(),
         seen: HashSet::new(),
         longest: Vec::new(),
     }
@@ -61,7 +67,7 @@ pub fn check(events: &[RegisterEvent]) -> Verdict {
 fn names(event: &RegisterEvent) -> Option<u64> {
     match (event.operation, event.outcome) {
         (Operation::Read, RegisterOutcome::Value(value)) => Some(value),
-        (Operation::WriteIf { expected, .. }, _) => Some(expected),
+        (Operation::WriteIf { expected, .. } | Operation::Expire(expected), _) => Some(expected),
         _ => None,
     }
 }
@@ -72,6 +78,8 @@ struct Search<'a> {
     order: Vec<usize>,
     /// When the writes of unknown outcome whose values nobody names were invoked.
     alike: Vec<u64>,
+    /// From when on a value may vanish.
+    expiries: HashMap<u64, u64>,
     seen: HashSet<(Vec<u64>, usize, u64)>,
     longest: Vec<bool>,
 }
@@ -138,7 +146,8 @@ impl Search<'_> {
     }
 
     /// The first allowed candidate at or after `from`. Candidates are numbered: operations of
-    /// known outcome by invocation, then those of unknown outcome, then one of those alike.
+    /// known outcome by invocation, then those of unknown outcome, then the end of the value's
+    /// time, then one of those alike.
     fn step(&self, at: &Configuration, from: usize) -> Option<(usize, u64)> {
         let count = self.order.len();
         let pending = |position: &usize| !at.taken[*position];
@@ -156,21 +165,31 @@ impl Search<'_> {
                 .flatten()
                 .map(|after| (candidate, after))
         };
-        (from..2 * count).find_map(allowed).or_else(|| {
-            let invoked = self
-                .alike
-                .get(at.alike_taken)
-                .is_some_and(|invoked_us| *invoked_us <= horizon);
-            (from <= 2 * count && invoked && at.value != UNNAMED).then_some((2 * count, UNNAMED))
-        })
+        let past = |at_us: Option<&u64>| at_us.is_some_and(|at_us| *at_us <= horizon);
+        let expire = || past(self.expiries.get(&at.value)).then_some((2 * count, 0));
+        let hide = || {
+            let possible = past(self.alike.get(at.alike_taken)) && at.value != UNNAMED;
+            possible.then_some((2 * count + 1, UNNAMED))
+        };
+        (from..2 * count)
+            .find_map(allowed)
+            .or_else(|| (from <= 2 * count).then(expire).flatten())
+            .or_else(|| (from <= 2 * count + 1).then(hide).flatten())
     }
 
     fn take(&self, at: &mut Configuration, candidate: usize, after: u64) {
-        match candidate == 2 * self.order.len() {
-            true => at.alike_taken += 1,
-            false => at.taken[candidate % self.order.len()] = true,
-        }
+        self.mark(at, candidate, true);
         at.value = after;
+    }
+
+    fn mark(&self, at: &mut Configuration, candidate: usize, taken: bool) {
+        let count = self.order.len();
+        match candidate.checked_sub(2 * count) {
+            None => at.taken[candidate % count] = taken,
+            Some(0) => {} // The value says it.
+            Some(_) if taken => at.alike_taken += 1,
+            Some(_) => at.alike_taken -= 1,
+        }
     }
 
     /// Goes back one step; returns the candidate to try next.
@@ -178,10 +197,7 @@ impl Search<'_> {
         let Some(Frame { candidate, before }) = frames.pop() else {
             return usize::MAX;
         };
-        match candidate == 2 * self.order.len() {
-            true => at.alike_taken -= 1,
-            false => at.taken[candidate % self.order.len()] = false,
-        }
+        self.mark(at, candidate, false);
         at.value = before;
         candidate + 1
     }
@@ -219,7 +235,7 @@ fn apply(event: &RegisterEvent, value: u64) -> Option<u64> {
         (Operation::WriteIf { expected, new }, RegisterOutcome::Done) => (value == expected).then_some(new),
         // Unknown: had it been refused, it would have changed nothing, and needs no place.
         (Operation::WriteIf { expected, new }, _) => (value == expected).then_some(new),
-        (Operation::Read, _) => None,
+        (Operation::Read | Operation::Expire(_), _) => None,
     }
 }
 

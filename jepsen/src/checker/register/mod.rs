@@ -116,10 +116,7 @@ fn register_events(events: &[&Event], vanishes: bool) -> Vec<RegisterEvent> {
         });
     }
     let end = |(value, due_us): (u64, u64)| RegisterEvent {
-        operation: Operation::WriteIf {
-            expected: value,
-            new: 0,
-        },
+        operation: Operation::Expire(value),
         outcome: RegisterOutcome::Unknown,
         version: None,
         invoked_us: due_us,

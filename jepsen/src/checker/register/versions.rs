@@ -125,6 +125,7 @@ fn known_values(events: &[RegisterEvent], writes: &BTreeMap<u64, u64>) -> Result
 fn written(event: &RegisterEvent) -> Option<u64> {
     match event.operation {
         Operation::Write(value) | Operation::WriteIf { new: value, .. } => Some(value),
+        Operation::Expire(_) => Some(0),
         Operation::Read => None,
     }
 }

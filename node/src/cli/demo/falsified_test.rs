@@ -65,6 +65,7 @@ impl State {
             version: self.version,
             client_crc,
             logged_time_ms: 0,
+            expires_at_ms: 0,
         };
         let stored = stored_key(keyspace, key);
         if !forget && let Some(before) = self.records.insert(stored.clone(), record) {

@@ -8,6 +8,7 @@ for_every_engine!(
     a_view_stays_as_it_was_through_writes_checkpoints_and_compactions,
     a_deleted_key_is_absent_until_it_is_written_again,
     a_scan_pages_through_live_records_in_key_order,
+    what_has_expired_is_left_out_and_found_page_by_page,
     a_transfer_sees_deleted_records_too,
     the_digest_depends_on_the_live_records_alone,
     memory_is_counted_and_the_largest_tree_named,
@@ -175,6 +176,66 @@ async fn a_scan_pages_through_live_records_in_key_order(bench: Bench) {
     assert_eq!(keys_of(&two), ["k0", "k1"], "a page is bounded in bytes");
     assert_eq!(view.scan(b"k5", b"k5", 9, 9).unwrap(), Page::default());
     assert_eq!(view.scan(b"k8", b"k1", 9, 9).unwrap(), Page::default());
+}
+
+async fn what_has_expired_is_left_out_and_found_page_by_page(bench: Bench) {
+    let tree = bench.storage.create(ID).await.unwrap();
+    // Key and time of expiry; "e" is deleted afterwards.
+    let rows = [
+        ("a", 0),
+        ("b", 10),
+        ("c", 30),
+        ("d", 20),
+        ("e", 10),
+        ("f", 20),
+        ("g", 40),
+    ];
+    tree.begin_entry(8);
+    for (version, (key, expires_at_ms)) in (1..).zip(rows) {
+        let record = StoredRecord {
+            expires_at_ms,
+            ..record(key, version, Some("0123456789"))
+        };
+        tree.insert(&record).unwrap();
+    }
+    tree.insert(&record("e", 8, None)).unwrap();
+    tree.publish(8);
+    checkpoint(&tree, 1).await;
+    let view = tree.view();
+    let living = |time_ms, max| {
+        let page = view.scan_living(b"", b"", max, 1 << 20, time_ms).unwrap();
+        let keys: Vec<_> = page.records.iter().map(|record| record.key.clone()).collect();
+        (keys, page.resume)
+    };
+    assert_eq!(living(9, 99).0, ["a", "b", "c", "d", "f", "g"]);
+    assert_eq!(living(20, 99), (vec!["a".into(), "c".into(), "g".into()], None));
+    assert_eq!(
+        living(20, 2).1.as_deref(),
+        Some(&b"g"[..]),
+        "the expired ones fill no page"
+    );
+    assert_eq!(living(u64::MAX, 99).0, ["a"]);
+
+    let expired =
+        |start: &str, max_keys, max_bytes| view.expired(start.as_bytes(), 20, max_keys, max_bytes).unwrap();
+    let found = |keys: &[&'static str], next_ms, resume: Option<&'static str>| Expired {
+        keys: keys.iter().map(|key| Bytes::from(*key)).collect(),
+        next_ms,
+        resume: resume.map(Bytes::from),
+    };
+    assert_eq!(expired("", 99, 1 << 20), found(&["b", "d", "f"], Some(30), None));
+    assert_eq!(expired("", 2, 1 << 20), found(&["b", "d"], Some(30), Some("e")));
+    assert_eq!(expired("e", 2, 1 << 20), found(&["f"], Some(40), None));
+    assert_eq!(
+        expired("", 99, 15),
+        found(&["b"], None, Some("c")),
+        "bounded in bytes"
+    );
+    assert_eq!(
+        tree.view().digest().await.unwrap().records,
+        6,
+        "expired records are there until removed"
+    );
 }
 
 async fn a_transfer_sees_deleted_records_too(bench: Bench) {

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Digest, EngineKind, Lookup, Mark, MemoryDevice, Opened, Page, Storage, StorageConfig, StoredRecord, Tree,
-    TreeError, TreeId,
+    Digest, EngineKind, Expired, Lookup, Mark, MemoryDevice, Opened, Page, Storage, StorageConfig,
+    StoredRecord, Tree, TreeError, TreeId,
 };
 use crate::disk::RealDisk;
 use crate::shard::LogId;
@@ -118,6 +118,7 @@ pub(super) fn record(key: &str, version: u64, value: Option<&str>) -> StoredReco
         value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())),
         client_crc: crc32fast::hash(value.unwrap_or_default().as_bytes()),
         logged_time_ms: 1_000 + version,
+        expires_at_ms: 0,
     }
 }
 
