@@ -340,7 +340,7 @@ fn what_has_expired_is_removed_from_every_replica_alike() {
                     "node {position} holds {held} at the beginning"
                 );
             }
-            // Nobody reads them. A leader looks once a minute, after as much at the start.
+            // Nobody reads them. Leaders look now and then.
             let deadline = now() + Duration::from_secs(150);
             for position in 0..3 {
                 while world.held(position, &short).await? > 0 {

@@ -75,6 +75,9 @@ mutants! {
     TombstoneDroppedEarly = "tombstone_dropped_early",
     /// Names of files are not synced. Rule: every create and rename is followed by a sync of the directory.
     NoDirFsync = "no_dir_fsync",
+    /// A shard's time is what its leader's own clock shows. Rule: what expires is judged by most clocks, so
+    /// one that jumps destroys nothing.
+    TimeOfOneClock = "time_of_one_clock",
     /// A stored record is believed: neither its CRC nor its key or version is compared. Rule: every
     /// record is verified at every read.
     SkipCrcOnRead = "skip_crc_on_read",

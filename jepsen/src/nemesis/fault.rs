@@ -39,6 +39,8 @@ pub enum Fault {
     CrashLeader,
     /// Power lost at one of the next operations of a node's disk, between any two of them.
     CrashAtWrite,
+    /// Power lost as a node sends one of its next messages.
+    CrashAtSend,
     /// Power lost on all nodes at once.
     CrashAll,
     /// Power lost on one node again and again, before it has caught up.
@@ -101,10 +103,11 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
+        Self::CrashAtSend,
         Self::CrashAll,
         Self::CrashLoop,
         Self::Isolate,
@@ -144,6 +147,10 @@ impl Fault {
             Self::CrashAtWrite => (
                 "crash-at-write",
                 "power lost between two operations of a node's disk",
+            ),
+            Self::CrashAtSend => (
+                "crash-at-send",
+                "power lost as a node sends one of its next messages",
             ),
             Self::CrashAll => ("crash-all", "power lost on all nodes at once"),
             Self::CrashLoop => ("crash-loop", "power lost on one node again and again"),
@@ -205,9 +212,12 @@ impl Fault {
     /// Its family.
     pub fn family(self) -> Family {
         match self {
-            Self::Crash | Self::CrashLeader | Self::CrashAtWrite | Self::CrashAll | Self::CrashLoop => {
-                Family::Process
-            }
+            Self::Crash
+            | Self::CrashLeader
+            | Self::CrashAtWrite
+            | Self::CrashAtSend
+            | Self::CrashAll
+            | Self::CrashLoop => Family::Process,
             Self::Isolate
             | Self::IsolateLeader
             | Self::Halves

@@ -15,6 +15,9 @@ use crate::sim::{Cluster, Happened, Weather};
 /// How long the cluster may take to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(120);
 
+/// A node sends so many messages within this long.
+const SENDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// A fault that goes on.
 pub(super) struct Active {
     pub(super) fault: Fault,
@@ -73,6 +76,13 @@ impl Active {
                 active.crash(cluster)?;
             }
             Fault::CrashAtWrite => cluster.disk(node).power_off_after(rng.random_range(0..40)),
+            Fault::CrashAtSend => {
+                let messages = rng.random_range(0..200);
+                let sent = tokio::time::timeout(SENDS_WITHIN, cluster.power_off_at_send(node, messages));
+                if sent.await.is_ok() {
+                    active.crash(cluster)?;
+                }
+            }
             Fault::CrashAll => {
                 active.hit = all;
                 active.crash(cluster)?;
@@ -223,7 +233,11 @@ impl Active {
     pub(super) async fn end(mut self, cluster: &mut Cluster, rng: &mut SmallRng) -> anyhow::Result<bool> {
         let victim = self.hit.first().copied().unwrap_or(0);
         match self.fault {
-            Fault::Crash | Fault::CrashLeader | Fault::CrashAll => {
+            Fault::CrashAtSend if !self.took_effect => {
+                cluster.crash(victim);
+                cluster.start_node(victim).await?;
+            }
+            Fault::Crash | Fault::CrashLeader | Fault::CrashAtSend | Fault::CrashAll => {
                 for node in &self.hit {
                     cluster.start_node(*node).await?;
                 }

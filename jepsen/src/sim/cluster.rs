@@ -180,6 +180,15 @@ impl Cluster {
         true
     }
 
+    /// Takes a machine's power away as it sends its next message but so many; returns when that has come.
+    pub async fn power_off_at_send(&self, position: usize, messages: u64) {
+        let machine = &self.machines[position];
+        let is_off = self
+            .network
+            .power_off_after(&machine.addr, messages, machine.disk.clone());
+        is_off.notified().await;
+    }
+
     /// Wipes a machine that is off, as a new disk would.
     pub fn wipe(&mut self, position: usize) {
         let seed = self.rng.random();

@@ -16,11 +16,13 @@ use parking_lot::Mutex;
 use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use reelkv::disk::sim::SimDisk;
 use reelkv::raft::transport::{PeerHandler, Transport, TransportError, ViewStream};
 use reelkv::rpc::handler::{AdminHandler, KvHandler};
 use reelkv::rpc::{frame, verified};
 use reelkv::server::{Front, Node, Peers};
 use reelkv_proto::v1::{self, peer_frame, peer_request};
+use tokio::sync::Notify;
 
 /// Longest delay of a message in a calm network.
 const DELAY_MAX: Duration = Duration::from_micros(800);
@@ -72,11 +74,32 @@ struct Attached {
     life: u64,
 }
 
+/// A machine whose power goes off as it sends.
+struct Doomed {
+    /// Messages that still leave it; at 0 it is off.
+    messages: u64,
+    disk: SimDisk,
+    is_off: Arc<Notify>,
+}
+
+impl Doomed {
+    /// Whether the next message leaves the machine.
+    fn sends(&mut self) -> bool {
+        if self.messages == 1 {
+            self.disk.power_off_after(0);
+            self.is_off.notify_one();
+        }
+        self.messages = self.messages.saturating_sub(1);
+        self.messages > 0
+    }
+}
+
 struct State {
     nodes: BTreeMap<String, Attached>,
     lives: u64,
     /// Directed pairs whose messages are lost.
     cut: BTreeSet<(String, String)>,
+    doomed: BTreeMap<String, Doomed>,
     /// Shards whose replicas hear nothing from one another.
     silent_shards: BTreeSet<u64>,
     weather: Weather,
@@ -95,6 +118,7 @@ impl Network {
             nodes: BTreeMap::new(),
             lives: 0,
             cut: BTreeSet::new(),
+            doomed: BTreeMap::new(),
             silent_shards: BTreeSet::new(),
             weather: Weather::default(),
             happened: Happened::default(),
@@ -106,6 +130,7 @@ impl Network {
     pub fn begin_life(&self, addr: &str) -> SimTransport {
         let mut state = self.0.lock();
         state.lives += 1;
+        state.doomed.remove(addr);
         SimTransport {
             network: self.clone(),
             from: addr.to_owned(),
@@ -150,6 +175,19 @@ impl Network {
     /// Carries everything again that was cut.
     pub fn join(&self) {
         self.0.lock().cut.clear();
+    }
+
+    /// Lets this many more messages leave a machine: at the next one its power goes off, which also
+    /// ends what its disk does. Notifies of that.
+    pub fn power_off_after(&self, addr: &str, messages: u64, disk: SimDisk) -> Arc<Notify> {
+        let is_off = Arc::new(Notify::new());
+        let doomed = Doomed {
+            messages: messages + 1,
+            disk,
+            is_off: is_off.clone(),
+        };
+        self.0.lock().doomed.insert(addr.to_owned(), doomed);
+        is_off
     }
 
     /// Changes what happens to messages.
@@ -201,6 +239,11 @@ impl Network {
     async fn travel(&self, from: &str, to: &str, life: Option<u64>) -> Result<(), ()> {
         let delay = {
             let state = &mut *self.0.lock();
+            let sends = state.doomed.get_mut(from).is_none_or(Doomed::sends);
+            let hears = state.doomed.get(to).is_none_or(|doomed| doomed.messages > 0);
+            if !(sends && hears) {
+                return Err(());
+            }
             if state.cut.contains(&(from.to_owned(), to.to_owned())) {
                 state.happened.cut += 1;
                 return Err(());

@@ -116,6 +116,7 @@ const GROUNDS: &[Ground] = &[
         "crash-all,clock-jump",
     ),
     ground("no_dir_fsync", Workload::Set, "crash-all"),
+    ground("time_of_one_clock", Workload::Ttl, "clock-jump,crash-leader"),
     ground("skip_crc_on_read", Workload::Register, "record-damage"),
     ground("absent_for_unproven", Workload::Register, "record-damage"),
     ground("rejoin_with_same_id", Workload::Register, "old-disk"),
