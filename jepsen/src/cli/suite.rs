@@ -115,6 +115,7 @@ pub(super) fn hunt(options: &HuntOptions) -> Result<Ended, CouldNot> {
     let Some(name) = mutants::chosen().map_err(CouldNot)? else {
         return Err(CouldNot("no mutant is on".to_owned()));
     };
+    hunting::end_with_the_one_who_asked();
     let catch = hunting::one(name, std::time::Duration::from_secs(options.give_up_s))?;
     print(&serde_json::to_string(&catch)?)?;
     Ok(Ended::Held)

@@ -1,8 +1,9 @@
 //! Proof that the suite catches bugs: each mutant is hunted by the plans that ought to catch it.
 //!
-//! A mutant lives in a process of its own. Once it is caught, the same plan must pass without it:
-//! a judge that says no to everything catches everything.
+//! A mutant lives in a process of its own, which ends with this one. Once it is caught, the same seeds
+//! must pass without it: a judge that says no to everything catches everything.
 
+use std::io;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub struct Hunted {
     pub catch: Catch,
     /// The command that shows it again; empty if it was not caught.
     pub command: String,
-    /// Whether the same plan passes without the mutant.
+    /// Whether the same seeds pass without the mutant.
     pub twin_passes: bool,
 }
 
@@ -174,7 +175,7 @@ pub fn one(mutant: &str, give_up: Duration) -> Result<Catch, String> {
     unreachable!("it is given up at last")
 }
 
-/// Hunts each of these, in processes of their own, and runs the plan that caught it without it.
+/// Hunts each of these, in processes of their own, and runs the seeds it took without it.
 ///
 /// # Errors
 /// A process could not be started, or did not say what it found.
@@ -204,12 +205,15 @@ pub fn all(mutants: &[&'static str], progress: &Progress) -> Result<Vec<Hunted>,
 
 fn hunted_alone(mutant: &'static str) -> Result<Hunted, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let output = Command::new(program)
+    let mut hunter = Command::new(program)
         .args(["hunt", "--give-up-s", &GIVE_UP.as_secs().to_string()])
         .env("REELKV_MUTANT", mutant)
-        .stderr(Stdio::inherit())
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
         .map_err(|error| error.to_string())?;
+    let _leash = hunter.stdin.take();
+    let output = hunter.wait_with_output().map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stdout);
     let catch: Catch = serde_json::from_str(&said)
         .map_err(|error| format!("its process said {said:?} ({}): {error}", output.status))?;
@@ -221,13 +225,25 @@ fn hunted_alone(mutant: &'static str) -> Result<Hunted, String> {
             twin_passes: false,
         });
     };
-    let plan = plan(mutant, seed)?;
+    let plans = (0..=seed).map(|seed| plan(mutant, seed));
+    let plans = plans.collect::<Result<Vec<Plan>, String>>()?;
+    let twin_passes = plans.iter().all(|plan| attempt(plan).verdict().is_pass());
     Ok(Hunted {
         mutant,
         catch,
-        command: format!("REELKV_MUTANT={mutant} {}", plan.command()),
-        twin_passes: attempt(&plan).verdict().is_pass(),
+        command: format!("REELKV_MUTANT={mutant} {}", plan(mutant, seed)?.command()),
+        twin_passes,
     })
+}
+
+/// Ends this process when the one that holds the other end of its standard input has ended,
+/// however that came.
+pub fn end_with_the_one_who_asked() {
+    std::thread::spawn(|| {
+        // An error says the same as the end: nobody is there.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(2);
+    });
 }
 
 fn plan(mutant: &str, seed: u64) -> Result<Plan, String> {

@@ -61,21 +61,40 @@ struct Inode {
 enum NameChange {
     Set(PathBuf, u64),
     Remove(PathBuf),
+    /// A directory with all that is in it: one name changes, none below it.
+    MoveDir(PathBuf, PathBuf),
 }
 
 impl NameChange {
     fn path(&self) -> &Path {
         match self {
-            Self::Set(path, _) | Self::Remove(path) => path,
+            Self::Set(path, _) | Self::Remove(path) | Self::MoveDir(path, _) => path,
         }
     }
 
     fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
         match self {
-            Self::Set(path, inode) => names.insert(path.clone(), *inode),
-            Self::Remove(path) => names.remove(path),
-        };
+            Self::Set(path, inode) => drop(names.insert(path.clone(), *inode)),
+            Self::Remove(path) => drop(names.remove(path)),
+            Self::MoveDir(from, to) => {
+                let all = std::mem::take(names).into_iter();
+                names.extend(all.map(|(path, inode)| (moved(&path, from, to).unwrap_or(path), inode)));
+            }
+        }
     }
+
+    /// The same change once the directory it is in has moved.
+    fn follow(&mut self, from: &Path, to: &Path) {
+        let (Self::Set(path, _) | Self::Remove(path) | Self::MoveDir(path, _)) = self;
+        if let Some(target) = moved(path, from, to) {
+            *path = target;
+        }
+    }
+}
+
+/// Where something is after a directory above it has moved; `None` if none has.
+fn moved(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    path.strip_prefix(from).map(|rest| to.join(rest)).ok()
 }
 
 #[derive(Debug)]
@@ -162,6 +181,9 @@ impl SimDisk {
             change.apply(&mut state.durable_names);
         }
         state.names = state.durable_names.clone();
+        // A directory whose move was lost is where it was.
+        let above = state.names.keys().flat_map(|path| path.ancestors().skip(1));
+        state.dirs.extend(above.map(Path::to_owned));
     }
 
     /// Lets this many more operations happen; all later ones fail until the next [`SimDisk::crash`].
@@ -459,13 +481,18 @@ impl Disk for Mounted {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.change(|state| {
-            let (here, elsewhere): (Vec<_>, Vec<_>) = state
-                .name_changes
-                .drain(..)
-                .partition(|change| change.path().parent() == Some(dir));
+            let mut elsewhere: Vec<NameChange> = Vec::new();
+            for change in std::mem::take(&mut state.name_changes) {
+                if change.path().parent() != Some(dir) {
+                    elsewhere.push(change);
+                    continue;
+                }
+                change.apply(&mut state.durable_names);
+                if let NameChange::MoveDir(from, to) = &change {
+                    elsewhere.iter_mut().for_each(|earlier| earlier.follow(from, to));
+                }
+            }
             state.name_changes = elsewhere;
-            here.iter()
-                .for_each(|change| change.apply(&mut state.durable_names));
             Ok(())
         })
     }
@@ -498,30 +525,13 @@ impl Disk for Mounted {
 }
 
 fn rename_dir(state: &mut State, from: &Path, to: &Path) -> io::Result<()> {
-    let moved = |path: &Path| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
-    let files: Vec<(PathBuf, u64)> = state
-        .names
-        .iter()
-        .filter(|(path, _)| path.starts_with(from))
-        .map(|(path, inode)| (path.clone(), *inode))
-        .collect();
-    for (path, inode) in files {
-        let Some(target) = moved(&path) else { continue };
-        state.names.remove(&path);
-        state.names.insert(target.clone(), inode);
-        state.name_changes.push(NameChange::Set(target, inode));
-        state.name_changes.push(NameChange::Remove(path));
-    }
-    let dirs: Vec<PathBuf> = state
+    let change = NameChange::MoveDir(from.to_owned(), to.to_owned());
+    change.apply(&mut state.names);
+    state.name_changes.push(change);
+    let dirs = std::mem::take(&mut state.dirs).into_iter();
+    state
         .dirs
-        .iter()
-        .filter(|path| path.starts_with(from))
-        .cloned()
-        .collect();
-    for dir in dirs {
-        state.dirs.remove(&dir);
-        state.dirs.extend(moved(&dir));
-    }
+        .extend(dirs.map(|dir| moved(&dir, from, to).unwrap_or(dir)));
     Ok(())
 }
 
@@ -610,3 +620,6 @@ impl DiskFile for SimFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
