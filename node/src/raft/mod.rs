@@ -17,6 +17,8 @@ mod mark;
 mod metrics;
 mod network;
 mod replica_store;
+#[cfg(test)]
+mod replica_store_test;
 mod state_machine;
 #[cfg(test)]
 mod suite_test;

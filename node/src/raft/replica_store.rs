@@ -184,7 +184,19 @@ impl ReplicaStore {
             parts,
         };
         store.remove_old_folders().await;
+        store.put_on_record().await?;
         Ok(Arc::new(store))
+    }
+
+    /// A tree may be ahead of its record: the log was lost to the disk between the two. openraft then
+    /// lets the log go up to what is applied, so that must be on record first: were the tree
+    /// lost later, neither log nor record would say how it can be filled again.
+    async fn put_on_record(&self) -> io::Result<()> {
+        let applied = self.with_control(Control::applied);
+        match self.trust() == Trust::Trusted && applied > self.checkpointed() {
+            true => self.checkpoint().await.map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Opens the recorded tree; `None`, with the damage reported, when it is not what was recorded.
