@@ -1,9 +1,11 @@
 //! openraft's settings, and why its defaults are not ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
+use super::Quorum;
 use crate::mutants::Mutant;
 
 /// Raft's timers, in milliseconds.
@@ -28,6 +30,22 @@ impl Default for RaftTimes {
     }
 }
 
+impl RaftTimes {
+    /// How long a leader without a quorum keeps quiet at a time: others are elected meanwhile.
+    fn quorum_loss_probe_interval_ms(&self) -> u64 {
+        self.election_timeout_max_ms * 2 + self.heartbeat_interval_ms
+    }
+
+    /// What tells a leader to keep quiet.
+    pub fn quorum(&self) -> Quorum {
+        let ms = Duration::from_millis;
+        Quorum::new(
+            ms(self.election_timeout_max_ms),
+            ms(self.quorum_loss_probe_interval_ms()),
+        )
+    }
+}
+
 /// Settings of one shard's Raft.
 ///
 /// # Errors
@@ -44,7 +62,7 @@ pub fn config(times: RaftTimes) -> Result<Arc<Config>, String> {
         enable_leader_restore: Some(Mutant::LeaderRestoreOn.is_on()),
         enable_pre_vote: Some(true),
         // Without it a leader cut off from its quorum keeps a bridge voter's lease alive for ever.
-        quorum_loss_probe_interval: Some(times.election_timeout_max_ms * 2 + times.heartbeat_interval_ms),
+        quorum_loss_probe_interval: Some(times.quorum_loss_probe_interval_ms()),
         allow_log_reversion: None,
         // Checkpoints, purges and transfers are scheduled by the replica.
         snapshot_policy: SnapshotPolicy::Never,

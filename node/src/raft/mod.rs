@@ -8,7 +8,8 @@
 //! - [`LogStore`] is one replica's part of the node's WAL.
 //! - [`ReplicaStore`] is what a replica has applied: control state and tree.
 //! - [`StateMachine`] feeds committed entries to it.
-//! - [`Network`] speaks to the other replicas over a [`transport::Transport`].
+//! - [`Network`] speaks to the other replicas over a [`transport::Transport`]; [`Quorum`] knows when a
+//!   leader had better not.
 
 mod codec;
 mod config;
@@ -16,6 +17,7 @@ mod log_store;
 mod mark;
 mod metrics;
 mod network;
+mod quorum;
 mod replica_store;
 #[cfg(test)]
 mod replica_store_test;
@@ -32,6 +34,7 @@ pub use log_store::LogStore;
 pub use mark::ReplicaMark;
 pub use metrics::metrics;
 pub use network::{Acknowledged, Network, PeerEvents, handle_message, offered, snapshot_response};
+pub use quorum::Quorum;
 pub use replica_store::{AppliedPayload, CheckpointOutcome, Refill, ReplicaStore, StoreParts, Trust};
 pub use state_machine::{SnapshotData, StateMachine};
 pub use types::{EntryOutcome, PeerNode, Raft, RaftEntry, RaftLogId, RaftMembership, RaftVote, TypeConfig};

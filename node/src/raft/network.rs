@@ -21,6 +21,7 @@ use super::codec::{
     RaftStoredMembership, decode_stored_membership, encode_stored_membership, entry_from_wire, entry_to_wire,
     id_from_wire, id_to_wire, invalid, vote_from_wire, vote_to_wire,
 };
+use super::quorum::Quorum;
 use super::state_machine::SnapshotData;
 use super::transport::{SharedTransport, TransportError};
 use super::types::{PeerNode, Raft, RaftLogId, RaftVote, TypeConfig};
@@ -57,6 +58,8 @@ pub struct Network {
     pub events: Arc<dyn PeerEvents>,
     /// What followers have acknowledged.
     pub acknowledged: Arc<Acknowledged>,
+    /// Whether a quorum still answers, when the local replica leads.
+    pub quorum: Arc<Quorum>,
 }
 
 /// The last entry each follower acknowledged to this leader in its present term. openraft keeps
@@ -131,6 +134,16 @@ impl PeerClient {
         }
     }
 
+    /// Refuses what would keep followers from electing another leader.
+    fn check_quorum(&self, term: u64) -> Rpc<()> {
+        match self.network.quorum.is_lost(term) {
+            true => Err(unreachable_because(
+                "no quorum answers this leader; it keeps quiet",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Notices a follower that denies what it had acknowledged.
     fn check_conflict(&self, term: u64, prev: Option<RaftLogId>) -> Rpc<()> {
         let lost = prev.is_some_and(|prev| self.network.acknowledged.covers(self.to, term, prev.index));
@@ -152,8 +165,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        let prev = rpc.prev_log_id;
         let term = rpc.vote.leader_id.term;
+        self.check_quorum(term)?;
+        let prev = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
         let body = raft_request::Body::Append(v1::AppendEntriesRequest {
             vote: Some(vote_to_wire(&rpc.vote)),
@@ -227,6 +241,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let SnapshotData::Outgoing { view, control } = snapshot.snapshot else {
             return Err(unreachable_because("the tree is being refilled; there is nothing to send").into());
         };
+        self.check_quorum(vote.leader_id.term)?;
         let Some(view_id) = self.network.views.open(view, *control) else {
             return Err(unreachable_because("too many transfers at a time").into());
         };

@@ -96,6 +96,7 @@ impl Replica {
         };
         let store = ReplicaStore::open(parts, birth).await?;
         let (views, lost_logs) = (Arc::new(OpenViews::default()), Arc::new(LostLogs::default()));
+        let quorum = Arc::new(context.settings.times.quorum());
         let network = Network {
             id,
             node_id: context.node_id,
@@ -104,6 +105,7 @@ impl Replica {
             views: views.clone(),
             events: lost_logs.clone(),
             acknowledged: Arc::default(),
+            quorum: quorum.clone(),
         };
         let refilling = store.trust() == Trust::Refilling;
         let applied = store.with_control(|control| control.applied());
@@ -114,6 +116,7 @@ impl Replica {
         let raft = Raft::new(id.replica_id, config, network, log, machine);
         let raft = DeterministicRng::<openraft::TokioRuntime>::scope(context.clock.random_u64(), raft);
         let raft = raft.await.map_err(|fatal| io::Error::other(fatal.to_string()))?;
+        quorum.follow(&raft);
         if refilling {
             raft.runtime_config().elect(false);
         }
