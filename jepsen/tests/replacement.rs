@@ -208,6 +208,55 @@ fn a_node_that_lost_everything_returns_as_a_new_one() {
     );
 }
 
+/// Nobody waits for a learner on a node that is no more.
+#[test]
+fn a_node_lost_again_while_it_is_being_filled_is_replaced_at_once() {
+    page(
+        "a_node_lost_again_while_it_is_being_filled_is_replaced_at_once",
+        |mut world| async move {
+            world.write(600).await?;
+            world.settle().await;
+            lose_and_return(&mut world).await?;
+            let number = world.node_number(VICTIM)?;
+            while !fills(&world, number)? {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // The learner gets nothing more.
+            world.cluster.cut_off(&[VICTIM], true);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.cluster.network().join();
+            lose_and_return(&mut world).await?;
+            let whole = tokio::time::timeout(Duration::from_secs(40), world.healthy());
+            whole.await.context("somebody waits for the lost node")??;
+            world.ends_well().await
+        },
+    );
+}
+
+/// The victim loses everything and comes back empty.
+async fn lose_and_return(world: &mut World) -> anyhow::Result<()> {
+    ensure!(world.cluster.crash(VICTIM), "the victim was off");
+    world.cluster.wipe(VICTIM);
+    world.restart(VICTIM).await
+}
+
+/// Whether somebody waits for a learner on this node.
+fn fills(world: &World, number: u64) -> anyhow::Result<bool> {
+    for position in (0..world.client.addrs.len()).filter(|position| *position != VICTIM) {
+        for replica in world.member(position)?.replicas().all() {
+            let members = replica.members();
+            let learner = |(node, role): &(_, _)| {
+                let node: &reelkv::raft::PeerNode = node;
+                node.node_id == number && *role == v1::ReplicaRole::Learner
+            };
+            if members.values().any(learner) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// A learner is a copy of the leader, and the leader may have lost something without a trace: a
 /// learner becomes a voter only when the voters agree on what there is. While they do not, the shard
 /// is named and waits; somebody decides by taking one of the trees away.

@@ -15,6 +15,8 @@ use crate::raft::PeerNode;
 use crate::replica::{Comparison, Replica};
 
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a replacement that goes on looks whether its node is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Member {
     /// Replaces a replica of a shard led here. One replacement per shard at a time; the call
@@ -27,9 +29,27 @@ impl Member {
         if !self.replacing.lock().insert(shard_id) {
             return Err(error::busy(1_000, "a replica of the shard is being replaced"));
         }
-        let outcome = self.replace_replica_now(request).await;
+        let target = request.member.as_ref().map_or(0, |member| member.node_id);
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.replace_replica_now(request) => outcome,
+            () = self.is_retired(target) => Err(error::unavailable(format!(
+                "node {target}, where the new replica was to be, is no more"
+            ))),
+        };
         self.replacing.lock().remove(&shard_id);
         outcome
+    }
+
+    /// Returns once the map says that a node is no more: nothing that it was asked for will come.
+    async fn is_retired(&self, node_id: u64) {
+        let retired = || {
+            let known = self.directory.get();
+            directory::node(&known, node_id).is_some_and(|node| node.retired)
+        };
+        while !retired() {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     async fn replace_replica_now(&self, request: v1::ReplaceReplicaRequest) -> Result<ReplicaId, v1::Error> {
