@@ -25,6 +25,7 @@ use reelkv_proto::v1::request::Op;
 use reelkv_proto::v1::response::Result as Answer;
 use tokio::time::Instant;
 
+use crate::avoid::Avoid;
 use crate::client::Shared;
 use crate::connector::TransportError;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,7 +72,7 @@ struct Tries {
     /// Answers of kind `Integrity` and `Internal`.
     faults: u32,
     /// Nodes that were the trouble in this call.
-    avoid: Vec<Addr>,
+    avoid: Avoid,
     /// The write may have happened.
     maybe_done: bool,
 }
@@ -128,6 +129,8 @@ impl Shared {
                 Ok(v1::Response { result, .. }) => match verified(&ask, &route, result) {
                     Ok(answer) => {
                         self.budget.succeeded();
+                        // Only its leader answers for a shard.
+                        self.routes.leader_is(route.shard_id, &addr);
                         self.waiting.answered(route.shard_id);
                         self.look_for_leader(&route);
                         return Ok(Answered {
@@ -176,8 +179,8 @@ impl Shared {
         match shard_id {
             Some(shard_id) => {
                 if self.waiting.wait(shard_id, pause, queue, &self.budget).await {
-                    // Whoever was trouble: the shard's leader is known now.
-                    tries.avoid.clear();
+                    // Whoever refused, a leader is known now.
+                    tries.avoid.answered(self.routes.leader_of(shard_id).as_ref());
                 }
             }
             None => tokio::time::sleep(pause + queue).await,
@@ -186,14 +189,12 @@ impl Shared {
     }
 
     /// The leader's node, or another that will forward: the first that was no trouble in this call.
-    fn pick(&self, route: &ShardRoute, avoid: &mut Vec<Addr>) -> Addr {
+    fn pick(&self, route: &ShardRoute, avoid: &mut Avoid) -> Addr {
         let replicas = route.replicas.iter().map(|(_, addr)| addr);
         let known: Vec<&Addr> = route.leader.iter().chain(replicas).chain(&self.seeds).collect();
-        if known.iter().all(|addr| avoid.contains(addr)) {
-            avoid.clear();
-        }
-        let best = known.iter().find(|addr| !avoid.contains(addr));
-        best.map_or_else(|| self.seeds[0].clone(), |addr| (*addr).clone())
+        avoid
+            .first(&known)
+            .map_or_else(|| self.seeds[0].clone(), Addr::clone)
     }
 
     fn after_silence(
@@ -206,7 +207,7 @@ impl Shared {
         self.routes.leader_is_not(route.shard_id, &addr);
         let why = Error::unavailable(format!("{addr}: {error}"));
         tries.maybe_done |= error == TransportError::Lost;
-        tries.avoid.push(addr);
+        tries.avoid.silent(addr);
         Next::Wait {
             at_least: Duration::ZERO,
             why,
@@ -230,16 +231,16 @@ impl Shared {
                 tries.maybe_done |= hint.maybe_done;
                 if !hint.leader_addr.is_empty() && *hint.leader_addr != *addr {
                     self.routes.leader_is(route.shard_id, &hint.leader_addr);
-                    if !tries.avoid.iter().any(|addr| **addr == *hint.leader_addr) {
+                    if !tries.avoid.contains(&hint.leader_addr) {
                         return Next::Hop;
                     }
                     // That node was trouble a moment ago. It may be back, but whoever names it may
                     // also be cut off with it: first the others are asked.
-                    tries.avoid.push(addr);
+                    tries.avoid.refused(addr);
                     return Next::Wait { at_least, why };
                 }
                 self.routes.leader_is_not(route.shard_id, &addr);
-                tries.avoid.push(addr);
+                tries.avoid.refused(addr);
                 Next::Wait { at_least, why }
             }
             Some(Kind::EpochNotMatch(news)) => {
@@ -260,7 +261,7 @@ impl Shared {
             }
             Some(Kind::Unavailable(_)) => {
                 self.routes.leader_is_not(route.shard_id, &addr);
-                tries.avoid.push(addr);
+                tries.avoid.refused(addr);
                 Next::Wait { at_least, why }
             }
             Some(Kind::OutcomeUnknown(_)) => {
@@ -344,7 +345,7 @@ impl Tries {
             backoff: Backoff::new(),
             hops: 0,
             faults: 0,
-            avoid: Vec::new(),
+            avoid: Avoid::default(),
             maybe_done: false,
         }
     }
@@ -356,7 +357,7 @@ impl Tries {
 
     /// After damage or a server's fault: once more, elsewhere.
     fn after_fault(&mut self, addr: Addr, why: Error) -> Next {
-        self.avoid.push(addr);
+        self.avoid.refused(addr);
         self.faults += 1;
         match self.faults {
             1 => Next::Wait {

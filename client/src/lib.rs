@@ -36,6 +36,7 @@
 //! that changed on the way are never returned ([`ErrorKind::Integrity`]).
 
 mod admin;
+mod avoid;
 mod builder;
 mod call;
 mod client;

@@ -61,6 +61,14 @@ impl ShardRoute {
         }
     }
 
+    /// What calls have found out beats what a map says, which may be older than the leader.
+    fn keep_leader_of(&mut self, known: &Self) {
+        let is_member = |leader: &Addr| self.replicas.iter().any(|(_, addr)| addr == leader);
+        if self.leader.is_none() || known.leader.as_ref().is_some_and(is_member) {
+            self.leader = known.leader.clone();
+        }
+    }
+
     /// As it is named in requests.
     pub(crate) fn to_wire(&self) -> v1::Route {
         v1::Route {
@@ -124,6 +132,14 @@ impl RoutingCache {
         let below = (std::ops::Bound::Unbounded, std::ops::Bound::Included(stored_key));
         let (_, route) = map.shards.range::<[u8], _>(below).next_back()?;
         route.range.contains(stored_key).then(|| route.clone())
+    }
+
+    /// Where a shard's leader was last seen.
+    pub(crate) fn leader_of(&self, shard: ShardId) -> Option<Addr> {
+        let map = self.0.lock();
+        let mut routes = map.shards.values();
+        let route = routes.find(|route| route.shard_id == shard)?;
+        route.leader.clone()
     }
 
     /// Notes where a shard's leader is.
@@ -192,8 +208,8 @@ impl Map {
             if is_newer {
                 return;
             }
-            if known.shard_id == route.shard_id && route.leader.is_none() {
-                route.leader = known.leader.clone();
+            if known.shard_id == route.shard_id {
+                route.keep_leader_of(known);
             }
         }
         for known in &overlapping {
@@ -282,6 +298,9 @@ mod tests {
             leader_node_id: 3,
             ..shard(1, ("", ""), 1)
         };
+        cache.learn(std::slice::from_ref(&elected));
+        assert_eq!(leader().as_deref(), Some("node-2"), "a map may be old");
+        cache.leader_is_not(1, "node-2");
         cache.learn(&[elected]);
         assert_eq!(leader().as_deref(), Some("node-3"));
         cache.leader_is_not(1, "node-3");
