@@ -72,7 +72,7 @@ impl Active {
         match fault {
             Fault::Crash | Fault::CrashLoop => active.crash(cluster)?,
             Fault::CrashLeader => {
-                active.hit = vec![cluster.leader_of_most()];
+                active.hit = vec![cluster.some_leader(rng)];
                 active.crash(cluster)?;
             }
             Fault::CrashAtWrite => cluster.disk(node).power_off_after(rng.random_range(0..40)),
@@ -89,7 +89,7 @@ impl Active {
             }
             Fault::Isolate | Fault::IsolateLeader => {
                 if fault == Fault::IsolateLeader {
-                    active.hit = vec![cluster.leader_of_most()];
+                    active.hit = vec![cluster.some_leader(rng)];
                 }
                 cluster.cut_off(&active.hit, true);
             }

@@ -1,12 +1,12 @@
 //! Panics of a simulated world: tasks that panic end alone, and nobody would hear of it.
 
 use std::cell::RefCell;
-use std::panic;
+use std::panic::{self, PanicHookInfo};
 use std::sync::Once;
 
 thread_local! {
-    /// Panics on this thread; `None` while nobody watches it.
-    static SEEN: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+    /// Panics on this thread, each with how often it happened; `None` while nobody watches it.
+    static SEEN: RefCell<Option<Vec<(String, usize)>>> = const { RefCell::new(None) };
 }
 
 /// A watch over this thread.
@@ -18,14 +18,7 @@ pub(super) fn watch() -> Watch {
     HOOK.call_once(|| {
         let told_as_ever = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let noted = SEEN.with_borrow_mut(|seen| match seen {
-                Some(seen) => {
-                    seen.push(info.to_string().replace('\n', " "));
-                    true
-                }
-                None => false,
-            });
-            if !noted {
+            if !note(info) {
                 told_as_ever(info);
             }
         }));
@@ -34,15 +27,94 @@ pub(super) fn watch() -> Watch {
     Watch
 }
 
+/// Whether somebody watches this thread and will tell.
+fn note(info: &PanicHookInfo<'_>) -> bool {
+    SEEN.with_borrow_mut(|seen| {
+        let Some(seen) = seen else { return false };
+        let finding = finding(info);
+        match seen.iter_mut().find(|(known, _)| *known == finding) {
+            Some((_, times)) => *times += 1,
+            None => seen.push((finding, 1)),
+        }
+        true
+    })
+}
+
+fn finding(info: &PanicHookInfo<'_>) -> String {
+    let place = info.location().map_or_else(String::new, |location| {
+        format!("{}:{}: ", short(location.file()), location.line())
+    });
+    format!("panic at {place}{}", message(info).replace('\n', " "))
+}
+
+fn message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
+    let payload = info.payload();
+    match payload.downcast_ref::<String>() {
+        Some(message) => message,
+        None => payload
+            .downcast_ref::<&str>()
+            .map_or("no message", |message| message),
+    }
+}
+
+/// A source file as it is called in its package: where that lies is this machine's business.
+fn short(file: &str) -> &str {
+    let Some(end) = file.rfind("/src/") else {
+        return file;
+    };
+    let package = file[..end].rfind('/').map_or(0, |slash| slash + 1);
+    &file[package..]
+}
+
 impl Watch {
-    /// The panics seen so far.
+    /// The panics seen so far, each once.
     pub(super) fn seen(&self) -> Vec<String> {
-        SEEN.with_borrow(|seen| seen.clone().unwrap_or_default())
+        let told = |(finding, times): &(String, usize)| match times {
+            1 => finding.clone(),
+            _ => format!("{finding} ({times} times)"),
+        };
+        SEEN.with_borrow(|seen| seen.iter().flatten().map(told).collect())
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         SEEN.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_once_with_its_place() {
+        let watch = watch();
+        for number in [1, 2, 2] {
+            let caught = panic::catch_unwind(|| panic!("fell\nat {number}"));
+            assert!(caught.is_err());
+        }
+        let seen = watch.seen();
+        let [once, twice] = &seen[..] else {
+            panic!("{seen:?}");
+        };
+        assert!(once.starts_with("panic at jepsen/src/run/panics.rs:"), "{once}");
+        assert!(once.ends_with(": fell at 1"), "{once}");
+        assert!(twice.ends_with(": fell at 2 (2 times)"), "{twice}");
+        drop(watch);
+    }
+
+    #[test]
+    fn places_are_told_from_their_package_on() {
+        for (file, expected) in [
+            (
+                "/somewhere/registry/raft-1.0/src/core/mod.rs",
+                "raft-1.0/src/core/mod.rs",
+            ),
+            ("node/src/lib.rs", "node/src/lib.rs"),
+            ("build.rs", "build.rs"),
+        ] {
+            assert_eq!(short(file), expected);
+        }
     }
 }

@@ -88,9 +88,12 @@ impl Cluster {
     /// How the stored key of every workload's entries begins in the first shard, up to the last
     /// two bytes of its number.
     pub fn entry_marker(&self) -> Vec<u8> {
-        let mut marker = self.keyspace_id.to_be_bytes().to_vec();
-        marker.extend([1, 0, 0, 0, 0, 0, 0]);
-        marker
+        self.stored_key(&[1, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// A key of the keyspace as it is stored.
+    pub(super) fn stored_key(&self, key: &[u8]) -> Vec<u8> {
+        [&self.keyspace_id.to_be_bytes()[..], key].concat()
     }
 
     /// Starts every node and makes the cluster and one keyspace, cut over the shards.

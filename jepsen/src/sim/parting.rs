@@ -1,20 +1,37 @@
 //! Who hears whom: the shapes of partitions.
 
 use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
+use reelkv_proto::v1;
 
 use super::Cluster;
 
 impl Cluster {
-    /// The running node that leads most shards; the first if none leads any.
-    pub fn leader_of_most(&self) -> usize {
-        let led = |position: &usize| {
-            let member = self.node(*position).and_then(|node| node.member());
-            let replicas = member.map(|member| member.replicas().all()).unwrap_or_default();
-            replicas.iter().filter(|replica| replica.is_leader()).count()
+    /// The running node that leads the shard of a key of the keyspace, if one says that it does.
+    pub fn leader_of(&self, key: &[u8]) -> Option<usize> {
+        let stored = self.stored_key(key);
+        let holds = |shard: &v1::ShardDescriptor| {
+            *shard.start_key <= *stored && (shard.end_key.is_empty() || *stored < *shard.end_key)
         };
-        // The first of those that lead equally many.
-        (0..self.addrs().len()).rev().max_by_key(led).unwrap_or(0)
+        let (position, _) = self.leaders().find(|(_, shard)| holds(shard))?;
+        Some(position)
+    }
+
+    /// A running node that leads some shard; the more of them it leads, the likelier. The first when
+    /// nobody leads.
+    pub fn some_leader(&self, rng: &mut SmallRng) -> usize {
+        let leaders: Vec<usize> = self.leaders().map(|(position, _)| position).collect();
+        leaders.choose(rng).copied().unwrap_or(0)
+    }
+
+    /// Who leads what, as the nodes themselves say.
+    fn leaders(&self) -> impl Iterator<Item = (usize, v1::ShardDescriptor)> + '_ {
+        (0..self.addrs().len()).flat_map(|position| {
+            let member = self.node(position).and_then(|node| node.member());
+            let replicas = member.map(|member| member.replicas().all()).unwrap_or_default();
+            let led = replicas.into_iter().filter(|replica| replica.is_leader());
+            led.map(move |replica| (position, replica.descriptor()))
+        })
     }
 
     /// A minority of the nodes, as large as may be.
