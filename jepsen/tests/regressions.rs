@@ -4,13 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
 use reelkv::clock::now;
 use reelkv_client::{Client, ErrorKind, Keyspace};
 use reelkv_jepsen::nemesis::parse;
 use reelkv_jepsen::run::{Load, Plan, simulate};
 use reelkv_jepsen::sim::{self, Cluster, Settings, SimConnector};
 use reelkv_jepsen::workload::Workload;
+use reelkv_proto::v1::error::Kind;
+use reelkv_proto::v1::{self, request::Op, response};
 
 /// Seeds of a story.
 const SEEDS: u64 = 5;
@@ -30,6 +33,8 @@ where
             let mut cluster = Cluster::new(settings, seed);
             cluster.start("regression").await?;
             cluster.whole(Duration::from_secs(60)).await?;
+            // Leaders are evened out at first.
+            tokio::time::sleep(Duration::from_secs(15)).await;
             let client = Client::builder()
                 .addrs(cluster.addrs())
                 .connector(Arc::new(SimConnector::new(cluster.network().clone())))
@@ -201,6 +206,75 @@ fn a_leader_that_only_a_bridge_hears_gives_way_among_five_voters() {
         ensure!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         Ok(())
     });
+}
+
+/// A write that is under way when its leader loses leadership may yet happen: the refusal must not
+/// promise that nothing was done, or a client that gives up would say so.
+#[test]
+fn a_write_under_way_when_leadership_is_lost_is_not_called_undone() {
+    story(3, |cluster, keyspace| async move {
+        keyspace.put("k", "1").await?;
+        let leader = cluster.leader_of(b"k").context("nobody leads")?;
+        let addr = cluster.addrs()[leader].clone();
+        let keyspace_id = keyspace.id();
+        let key = Bytes::from_static(b"k");
+        let open = Op::OpenIncarnation(v1::OpenIncarnationRequest {
+            keyspace_id,
+            key: key.clone(),
+            route: None,
+        });
+        // One proposal in a hundred is refused in every simulated cluster.
+        let mut answer = None;
+        for _ in 0..3 {
+            answer = ask(&cluster, &addr, open.clone()).await;
+            if !matches!(answer, Some(response::Result::Error(_))) {
+                break;
+            }
+        }
+        let Some(response::Result::OpenIncarnation(opened)) = answer else {
+            bail!("no incarnation: {answer:?}");
+        };
+        let shard_id = opened.incarnation.map_or(0, |incarnation| incarnation.shard_id);
+        let put = Op::Put(v1::PutRequest {
+            keyspace_id,
+            key,
+            value: Bytes::from_static(b"2"),
+            token: Some(v1::Token {
+                incarnation: opened.incarnation,
+                sequence: 1,
+                first_unacknowledged: 1,
+            }),
+            // Routed: no node forwards it.
+            route: Some(v1::Route {
+                shard_id,
+                epoch: None,
+            }),
+            ..Default::default()
+        });
+        cluster.cut_off(&[leader], true);
+        let under_way = ask(&cluster, &addr, put);
+        let heals = async {
+            // Another is elected, and the old leader hears of it.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            cluster.network().join();
+        };
+        let (answer, ()) = tokio::join!(under_way, heals);
+        let Some(response::Result::Error(refusal)) = answer else {
+            bail!("not refused: {answer:?}");
+        };
+        let is_open = matches!(&refusal.kind, Some(Kind::NotLeader(hint)) if hint.maybe_done);
+        ensure!(is_open, "{refusal:?}");
+        Ok(())
+    });
+}
+
+async fn ask(cluster: &Cluster, addr: &str, op: Op) -> Option<response::Result> {
+    let request = v1::Request {
+        id: 1,
+        timeout_ms: 20_000,
+        op: Some(op),
+    };
+    cluster.network().request(addr, request).await?.result
 }
 
 /// A leader that is heard and hears nobody: a link that is cut one way. Its followers' answers get
