@@ -84,8 +84,12 @@ impl Nemesis {
     pub async fn run(&mut self, cluster: &mut Cluster, until: Instant) -> anyhow::Result<()> {
         self.started = now();
         while now() < until && !self.faults.is_empty() {
-            let longest_ms = if self.active.is_empty() { 2_000 } else { 5_000 };
-            let pause_ms = self.rng.random_range(200..longest_ms);
+            // What stops everything takes a moment to recover from, and a run that does nothing else
+            // has to do something.
+            let pause_ms = match self.active.is_empty() {
+                true => self.rng.random_range(500..3_000),
+                false => self.rng.random_range(200..5_000),
+            };
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             match self.active.len() {
                 0 => self.begin(cluster).await?,
