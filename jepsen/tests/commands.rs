@@ -5,6 +5,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use reelkv_jepsen::checker::Verdict;
+use reelkv_jepsen::history::{Answer, Outcome, files};
+
 fn jepsen(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_reelkv-jepsen"))
         .args(arguments)
@@ -73,7 +76,7 @@ fn a_history_that_lies_falls_and_a_damaged_one_is_not_judged() {
     let dir = tempfile::tempdir().unwrap();
     kept_run(dir.path());
     let file = dir.path().join("history.jsonl");
-    let (header, mut history) = reelkv_jepsen::history::files::read(&file).unwrap();
+    let (mut header, mut history) = files::read(&file).unwrap();
     let whole = std::fs::read(&file).unwrap();
 
     let mut damaged = whole.clone();
@@ -90,14 +93,25 @@ fn a_history_that_lies_falls_and_a_damaged_one_is_not_judged() {
         &["history.jsonl", "line"],
     );
 
+    // The clients saw nothing wrong; the replicas did not agree.
+    let integrity = header.judged.insert(
+        "final-integrity".into(),
+        Verdict::fail("the replicas do not agree"),
+    );
+    assert_eq!(integrity, Some(Verdict::Pass));
+    files::write(&file, &header, &history).unwrap();
+    let judged = jepsen(&["check", dir.path().to_str().unwrap()]);
+    assert_eq!(judged.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&judged.stderr).contains("do not agree"));
+    header.judged.clear();
+
     // Somebody read what nobody wrote.
-    use reelkv_jepsen::history::{Answer, Outcome};
     let read = history.iter_mut().find_map(|event| match &mut event.outcome {
         Outcome::Ok(Answer::Value { value, .. }) if *value > 0 => Some(value),
         _ => None,
     });
     *read.expect("a read that found something") = 1 << 40;
-    reelkv_jepsen::history::files::write(&file, &header, &history).unwrap();
+    files::write(&file, &header, &history).unwrap();
     let judged = jepsen(&["check", dir.path().to_str().unwrap()]);
     assert_eq!(judged.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&judged.stderr).contains("not linearizable"));

@@ -1,4 +1,7 @@
 //! `check`: judges a stored history again, perhaps with better judges than those of its time.
+//!
+//! What the judges said who looked at more than the history (at replicas, at faults) is kept with it and
+//! counts: a run that fell does not pass because its clients saw nothing wrong.
 
 use std::path::PathBuf;
 
@@ -7,6 +10,7 @@ use clap::{Args, ValueEnum};
 use super::{CouldNot, Ended, print, tell};
 use crate::checker::Verdict;
 use crate::history::files;
+use crate::run::HISTORY;
 use crate::workload::Workload;
 
 /// Options of `check`.
@@ -27,10 +31,19 @@ pub(super) fn run(options: &Options) -> Result<Ended, CouldNot> {
             header.workload
         ))
     })?;
-    let verdict = workload.judge(&history, &header.clean_us);
-    match options.json {
-        true => print(&serde_json::to_string(&verdict)?)?,
-        false => print(&format!("{} operations: {verdict}", history.len()))?,
+    let mut verdicts = header.judged;
+    verdicts.insert(HISTORY.to_owned(), workload.judge(&history, &header.clean_us));
+    let verdict = verdicts.values().cloned().fold(Verdict::Pass, Verdict::and);
+    if options.json {
+        print(&serde_json::to_string(
+            &serde_json::json!({"verdict": verdict, "verdicts": verdicts}),
+        )?)?;
+    } else {
+        for (judge, verdict) in &verdicts {
+            let when = if judge == HISTORY { "" } else { " (of its time)" };
+            print(&format!("{judge:17} {verdict}{when}"))?;
+        }
+        print(&format!("{} operations: {verdict}", history.len()))?;
     }
     match &verdict {
         Verdict::Pass => return Ok(Ended::Held),

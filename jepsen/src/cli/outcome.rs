@@ -30,6 +30,7 @@ pub(super) fn keep(dir: &Path, report: &Report) -> Result<(), CouldNot> {
         shards: crate::run::SHARDS,
         seconds: plan.seconds,
         clean_us: report.clean_us.clone(),
+        judged: report.judged_elsewhere(),
     };
     files::write(&dir.join("history.jsonl"), &header, &report.history)?;
     edn::write(&dir.join("history.edn"), &report.history)?;

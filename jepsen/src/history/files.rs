@@ -4,6 +4,7 @@
 //! `{"events":n,"crc32":c}`, where c is the CRC-32 (IEEE) of all bytes before that line. A file
 //! that does not match its last line is damaged: nothing is judged by it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Event;
+use crate::checker::Verdict;
 
 /// Number of this form of file.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// What was run, as far as judging needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,8 @@ pub struct Header {
     pub seconds: u64,
     /// Spans in which a clean quorum existed, in microseconds since the load began.
     pub clean_us: Vec<(u64, u64)>,
+    /// What the judges said who look at more than the history.
+    pub judged: BTreeMap<String, Verdict>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,6 +162,7 @@ mod tests {
             shards: 3,
             seconds: 30,
             clean_us: vec![(0, 5)],
+            judged: BTreeMap::from([("coverage".into(), Verdict::fail("nothing happened"))]),
         };
         let event = |client, outcome| Event {
             client,

@@ -25,6 +25,8 @@ use crate::nemesis::{Fault, Moment, Nemesis, clean_spans};
 use crate::sim::{self, Cluster, Settings, SimConnector};
 use crate::workload::{Actor, TIMEOUT, Workload, tally};
 
+/// The judge that looks at what clients saw, and at nothing else.
+pub const HISTORY: &str = "history";
 /// Data shards of a simulated cluster.
 pub const SHARDS: u32 = 3;
 
@@ -136,6 +138,14 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         let all = self.verdicts.values().cloned();
         all.fold(Verdict::Pass, Verdict::and)
+    }
+
+    /// What the judges say who look at more than the history; it cannot be asked again later.
+    pub fn judged_elsewhere(&self) -> BTreeMap<String, Verdict> {
+        let verdicts = self.verdicts.iter().filter(|(judge, _)| **judge != HISTORY);
+        verdicts
+            .map(|(judge, verdict)| ((*judge).to_owned(), verdict.clone()))
+            .collect()
     }
 
     /// Hash of the history, equal for equal histories.
@@ -319,7 +329,7 @@ impl Run {
             Err(error) => Verdict::fail(format!("{error:#}")),
         };
         let verdicts = BTreeMap::from([
-            ("history", self.plan.workload.judge(&history, &clean_us)),
+            (HISTORY, self.plan.workload.judge(&history, &clean_us)),
             (
                 "coverage",
                 coverage::check(&self.plan, &history, &self.nemesis.injected),
