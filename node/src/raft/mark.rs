@@ -4,9 +4,10 @@
 //! `MarkRecord`, protected by the WAL's CRCs:
 //!
 //! ```text
-//! 1 control   ControlState   the applied state without tokens: id, range, versions, membership
-//! 2 tree      bytes          storage's own mark: tree, version id, files and their checksums; empty if unproven
-//! 3 generation u64           generation of the tree's folder; the next tree takes a larger one
+//! 1 control    ControlState   the applied state without tokens: id, range, versions, membership
+//! 2 tree       bytes          storage's own mark: tree, version id, files and their checksums; empty if there is none
+//! 3 generation u64            generation of the tree's folder; the next tree takes a larger one
+//! 4 unproven   KeySpan        repeated: keys about which the tree proves nothing
 //! ```
 //!
 //! A mark without a tree says that the replica has none it trusts: it keeps its log and its
@@ -14,8 +15,10 @@
 
 use bytes::Bytes;
 use prost::Message;
+use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1;
 
+use crate::shard::Spans;
 use crate::storage::Mark;
 
 #[derive(Clone, PartialEq, Message)]
@@ -26,6 +29,8 @@ struct MarkRecord {
     tree: Bytes,
     #[prost(uint64, tag = "3")]
     generation: u64,
+    #[prost(message, repeated, tag = "4")]
+    unproven: Vec<v1::KeySpan>,
 }
 
 /// A replica's tree as the WAL has it on record.
@@ -37,6 +42,8 @@ pub struct ReplicaMark {
     pub tree: Option<Mark>,
     /// Generation of the newest tree folder.
     pub generation: u64,
+    /// Keys about which the tree proves nothing.
+    pub unproven: Spans,
 }
 
 impl ReplicaMark {
@@ -47,6 +54,7 @@ impl ReplicaMark {
             control: Some(self.control.clone()),
             tree,
             generation: self.generation,
+            unproven: spans_to_wire(&self.unproven),
         };
         record.encode_to_vec().into()
     }
@@ -66,6 +74,24 @@ impl ReplicaMark {
             control,
             tree,
             generation: record.generation,
+            unproven: spans_from_wire(record.unproven),
         })
     }
+}
+
+/// Spans as they travel and are stored.
+pub fn spans_to_wire(spans: &Spans) -> Vec<v1::KeySpan> {
+    let wire = spans.iter().map(|range| v1::KeySpan {
+        start_key: range.start,
+        end_key: range.end,
+    });
+    wire.collect()
+}
+
+/// Reads what [`spans_to_wire`] made.
+pub fn spans_from_wire(spans: Vec<v1::KeySpan>) -> Spans {
+    let ranges = spans
+        .into_iter()
+        .map(|span| KeyRange::new(span.start_key, span.end_key));
+    ranges.collect()
 }

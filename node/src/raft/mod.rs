@@ -19,8 +19,6 @@ mod metrics;
 mod network;
 mod quorum;
 mod replica_store;
-#[cfg(test)]
-mod replica_store_test;
 mod state_machine;
 #[cfg(test)]
 mod suite_test;
@@ -31,11 +29,14 @@ mod views;
 pub use codec::{decode_membership, encode_membership, entry_from_wire, entry_to_wire};
 pub use config::{RaftTimes, config};
 pub use log_store::LogStore;
-pub use mark::ReplicaMark;
+pub use mark::{ReplicaMark, spans_from_wire, spans_to_wire};
 pub use metrics::metrics;
 pub use network::{Acknowledged, Network, PeerEvents, handle_message, offered, snapshot_response};
 pub use quorum::Quorum;
-pub use replica_store::{AppliedPayload, CheckpointOutcome, Refill, ReplicaStore, StoreParts, Trust};
+pub use replica_store::{
+    AppliedPayload, CheckpointOutcome, Donation, LogPin, Part, Rebuild, RebuildBegun, RebuildError, Refill,
+    ReplicaStore, StoreParts, Trust,
+};
 pub use state_machine::{SnapshotData, StateMachine};
 pub use types::{EntryOutcome, PeerNode, Raft, RaftEntry, RaftLogId, RaftMembership, RaftVote, TypeConfig};
 pub use views::OpenViews;

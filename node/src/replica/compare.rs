@@ -88,14 +88,14 @@ impl Replica {
         let view = view.map_err(|_| error::unavailable(format!("entry {index} is not applied here yet")))?;
         match view {
             Some((view, control)) => self.digest_of(view, &control).await,
-            None if self.store().trust() == Trust::Refilling => Err(refilling(self.id().shard_id)),
+            None if self.store().trust() != Trust::Trusted => Err(refilling(self.id().shard_id)),
             None => Err(error::busy(0, "the replica is past that entry")),
         }
     }
 
     async fn digest_of(&self, view: View, control: &Control) -> Result<v1::ReplicaDigest, v1::Error> {
         let sum = view.digest().await.map_err(|damage| {
-            self.store().set_aside(&damage);
+            self.store().found(&damage);
             refilling(self.id().shard_id)
         })?;
         Ok(v1::ReplicaDigest {

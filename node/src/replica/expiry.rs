@@ -78,7 +78,7 @@ async fn remove_expired(replica: &Replica, reading: &mut Duration) -> Result<(),
             .await
             .map_err(|stopped| error::unavailable(stopped.to_string()))?;
         let page = page.map_err(|damage| {
-            replica.store().set_aside(&damage);
+            replica.store().found(&damage);
             refilling(replica.id().shard_id)
         })?;
         *reading += began.elapsed();

@@ -117,7 +117,8 @@ fn purge_point(replica: &Replica, durable: u64) -> u64 {
             .unwrap_or(last),
         None => last,
     };
-    durable.min(kept_from).saturating_sub(ENTRIES_KEPT)
+    let pinned = replica.store().pinned().unwrap_or(u64::MAX);
+    durable.min(kept_from).saturating_sub(ENTRIES_KEPT).min(pinned)
 }
 
 async fn expire(replica: &Replica) {

@@ -4,7 +4,8 @@
 //!   the tasks around them.
 //! - `proposer` turns waiting requests into entries, one proposer per shard and term.
 //! - `reads` shares one ReadIndex round among all reads that were waiting when it began.
-//! - `transfer` sends and receives a view; `refill` uses it to replace a tree that is not trusted.
+//! - `transfer` sends and receives a view; `repair` uses it to fill another tree in the place of one that is
+//!   damaged. Until then `proven` reads from peers what this replica cannot prove.
 //! - `maintenance` checkpoints, purges and forgets.
 //! - `time` is the shard's time by its voters' clocks; `expiry` logs it for records that are due, and
 //!   removes them.
@@ -21,8 +22,9 @@ mod hint;
 mod maintenance;
 mod membership;
 mod proposer;
+mod proven;
 mod reads;
-mod refill;
+mod repair;
 #[allow(clippy::module_inception)]
 mod replica;
 mod replicas;
@@ -35,4 +37,3 @@ pub use heal::payload_of;
 pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};
 pub use time::Clocks;
-pub use transfer::serve_view;

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::hint;
+use super::proven::ProvenReads;
 use super::reads::ReadBarrier;
 use super::time::ShardTime;
 use crate::clock::SharedClock;
@@ -32,7 +33,6 @@ use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET};
 use crate::mutants::Mutant;
 use crate::raft::{EntryOutcome, Raft, ReplicaStore, TypeConfig};
 use crate::shard::{ColdRead, Command, Evaluation, Evaluator, Found, Refusal, Write, WriteKind, WriteResult};
-use crate::storage::Lookup;
 
 /// A write waiting for its answer.
 pub(super) struct Proposal {
@@ -70,6 +70,7 @@ pub(super) struct Proposer {
     /// For lots; the time is the shard's.
     pub clock: SharedClock,
     pub time: ShardTime,
+    pub proven: ProvenReads,
     pub queue: mpsc::UnboundedReceiver<Proposal>,
     /// Sends proposals whose reads had gone stale back to the queue.
     pub requeue: mpsc::UnboundedSender<Proposal>,
@@ -370,9 +371,9 @@ fn read_again(proposer: &Proposer, mut proposal: Proposal) {
     if matches!(proposal.write.kind, WriteKind::NarrowTo { .. }) {
         return proposal.answer(Err(error::busy(20, "the range changed while it was looked at")));
     }
-    let (store, requeue) = (proposer.store.clone(), proposer.requeue.clone());
+    let (proven, requeue) = (proposer.proven.clone(), proposer.requeue.clone());
     tokio::spawn(async move {
-        match cold_reads(&store, &proposal.write) {
+        match cold_reads(&proven, &proposal.write).await {
             Ok(reads) => {
                 proposal.reads = reads;
                 if let Err(refused) = requeue.send(proposal) {
@@ -389,33 +390,23 @@ fn read_again(proposer: &Proposer, mut proposal: Proposal) {
 /// What a write's judged keys hold now.
 ///
 /// # Errors
-/// `Unavailable` when the tree cannot tell.
-pub(super) fn cold_reads(store: &ReplicaStore, write: &Write) -> Result<Vec<ColdRead>, v1::Error> {
-    let mut keys = write.judged_keys().peekable();
-    if keys.peek().is_none() {
-        return Ok(Vec::new());
-    }
-    let view = store
-        .view()
-        .ok_or_else(|| error::unavailable("the replica is being refilled"))?;
-    keys.map(|key| {
-        let found = match view.get(key) {
-            Lookup::Value(record) => record.value.map(|value| Found {
+/// `Unavailable` when neither this replica nor a peer can tell.
+pub(super) async fn cold_reads(proven: &ProvenReads, write: &Write) -> Result<Vec<ColdRead>, v1::Error> {
+    let mut reads = Vec::new();
+    for key in write.judged_keys() {
+        let read = proven.get(key).await?;
+        let found = read.record.and_then(|record| {
+            record.value.map(|value| Found {
                 version: record.version,
                 value,
                 expires_at_ms: record.expires_at_ms,
-            }),
-            Lookup::Absent { .. } => None,
-            Lookup::Unproven(damage) => {
-                store.set_aside(&damage);
-                return Err(error::unavailable("the replica is being refilled"));
-            }
-        };
-        Ok(ColdRead {
+            })
+        });
+        reads.push(ColdRead {
             key: key.clone(),
-            read_at: view.version(),
+            read_at: read.version,
             found,
-        })
-    })
-    .collect()
+        });
+    }
+    Ok(reads)
 }

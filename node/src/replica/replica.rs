@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures::stream::BoxStream;
 use openraft::{Instant as _, ServerState};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use reelkv_proto::types::{KeyRange, ReplicaId, ShardEpoch};
@@ -15,21 +15,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::proposer::{Proposal, Proposer, cold_reads};
+use super::proven::ProvenReads;
 use super::reads::ReadBarrier;
-use super::refill::Refiller;
+use super::repair::Repairer;
 use super::time::ShardTime;
-use super::transfer::Receiver;
+use super::transfer::{Receiver, send_view};
 use super::{ReplicaContext, expiry, hint, maintenance};
 use crate::disk::offload;
 use crate::error;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
 use crate::mutants::Mutant;
 use crate::raft::{
-    LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine,
+    Donation, LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine,
     StoreParts, Trust, config, handle_message,
 };
-use crate::shard::{Write, WriteResult};
-use crate::storage::{Lookup, Page, StoredRecord, TreeError, View};
+use crate::shard::{Spans, Write, WriteResult};
+use crate::storage::{Page, StoredRecord, TreeError, View};
 use crate::wal::GroupId;
 
 /// A shard that was never initialised by its first replica's node is, after this long, by any other.
@@ -59,6 +60,7 @@ pub struct Replica {
     raft: Raft,
     views: Arc<OpenViews>,
     reads: ReadBarrier,
+    proven: ProvenReads,
     time: ShardTime,
     /// Held by the one who proposes a tick.
     ticking: tokio::sync::Mutex<()>,
@@ -127,6 +129,11 @@ impl Replica {
             clocks: context.clocks.clone(),
             store: store.clone(),
         };
+        let proven = ProvenReads {
+            context: context.clone(),
+            store: store.clone(),
+            raft: raft.clone(),
+        };
         let (proposals, queue) = mpsc::unbounded_channel();
         let proposer = Proposer {
             raft: raft.clone(),
@@ -135,18 +142,19 @@ impl Replica {
             refuse_one_in: context.settings.refuse_one_in,
             clock: context.clock.clone(),
             time: time.clone(),
+            proven: proven.clone(),
             queue,
             requeue: proposals.clone(),
             stop: stop.clone(),
         };
         tasks.spawn(proposer.run());
-        let refiller = Refiller {
+        let repairer = Repairer {
             context: context.clone(),
             store: store.clone(),
             raft: raft.clone(),
             stop: stop.clone(),
         };
-        tasks.spawn(refiller.run());
+        tasks.spawn(repairer.run());
         let replica = Arc::new(Self {
             id,
             context,
@@ -154,6 +162,7 @@ impl Replica {
             raft,
             views,
             reads,
+            proven,
             time,
             ticking: tokio::sync::Mutex::new(()),
             proposals,
@@ -223,7 +232,7 @@ impl Replica {
         let Ok(bytes) = self.queue_bytes.clone().try_acquire_many_owned(share) else {
             return Err(error::busy(50, "the shard's queue is full"));
         };
-        let reads = cold_reads(&self.store, &write)?;
+        let reads = cold_reads(&self.proven, &write).await?;
         let (reply, answer) = oneshot::channel();
         let proposal = Proposal {
             write,
@@ -250,25 +259,12 @@ impl Replica {
     /// `NotLeader` or `Unavailable`; never `None` for what cannot be proven absent.
     pub async fn get(&self, key: &[u8]) -> Result<Option<StoredRecord>, v1::Error> {
         self.catch_up().await?;
-        let record = self.lookup(key)?;
+        let record = self.proven.get(key).await?.living();
         let Some(due_ms) = self.due_expiry(record.iter()) else {
             return Ok(record);
         };
         self.tick_to(due_ms).await?;
-        self.lookup(key)
-    }
-
-    /// What a key holds in the newest view; what has expired by its logged time is absent.
-    fn lookup(&self, key: &[u8]) -> Result<Option<StoredRecord>, v1::Error> {
-        let (view, logged_time_ms) = self.newest()?;
-        match view.get(key) {
-            Lookup::Value(record) => Ok(Some(record).filter(|record| !record.has_expired(logged_time_ms))),
-            Lookup::Absent { .. } => Ok(None),
-            Lookup::Unproven(damage) => {
-                self.store.set_aside(&damage);
-                Err(refilling(self.id.shard_id))
-            }
-        }
+        Ok(self.proven.get(key).await?.living())
     }
 
     /// The latest expiry among records that the log does not know to have expired, but the clocks do.
@@ -291,20 +287,12 @@ impl Replica {
         bytes_max: usize,
     ) -> Result<Page, v1::Error> {
         self.catch_up().await?;
-        let living = || async {
-            let (view, logged_time_ms) = self.newest()?;
-            let range = range.clone();
-            self.page(move || {
-                view.scan_living(&range.start, &range.end, records_max, bytes_max, logged_time_ms)
-            })
-            .await
-        };
-        let page = living().await?;
+        let page = self.proven.page(&range, records_max, bytes_max).await?;
         let Some(due_ms) = self.due_expiry(page.records.iter()) else {
             return Ok(page);
         };
         self.tick_to(due_ms).await?;
-        living().await
+        self.proven.page(&range, records_max, bytes_max).await
     }
 
     /// Reads one page of this replica's own records, whoever leads; also those that have expired and
@@ -318,19 +306,21 @@ impl Replica {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<Page, v1::Error> {
-        let view = self.store.view().ok_or_else(|| refilling(self.id.shard_id))?;
-        self.page(move || view.scan(&range.start, &range.end, records_max, bytes_max))
+        let own = self.store.view_of(&range);
+        let (view, _) = own.ok_or_else(|| refilling(self.id.shard_id))?;
+        self.own_page(move || view.scan(&range.start, &range.end, records_max, bytes_max))
             .await
     }
 
-    async fn page(
+    /// Reads from this replica's own tree, off the caller's thread.
+    pub(super) async fn own_page(
         &self,
         scan: impl FnOnce() -> Result<Page, TreeError> + Send + 'static,
     ) -> Result<Page, v1::Error> {
         let page = offload(&*self.context.disk, scan).await;
         page.map_err(|stopped| error::unavailable(stopped.to_string()))?
             .map_err(|damage| {
-                self.store.set_aside(&damage);
+                self.store.found(&damage);
                 refilling(self.id.shard_id)
             })
     }
@@ -343,9 +333,9 @@ impl Replica {
         }
     }
 
-    /// The newest view, and the logged time of its entry.
+    /// The newest view of everything, and the logged time of its entry.
     pub(super) fn newest(&self) -> Result<(View, u64), v1::Error> {
-        let newest = self.store.view_with_time();
+        let newest = self.store.view_of(&KeyRange::default());
         newest.ok_or_else(|| refilling(self.id.shard_id))
     }
 
@@ -399,9 +389,8 @@ impl Replica {
                 replica_id: from,
                 min_index: 0,
                 view_id: offer.view_id,
-                after_key: Bytes::new(),
+                ..Default::default()
             },
-            hold: false,
         };
         let refill = receiver
             .fill()
@@ -420,14 +409,15 @@ impl Replica {
         Ok(crate::raft::snapshot_response(&response))
     }
 
-    /// A view for a bulk transfer, at `min_index` or later.
+    /// Streams a view to another replica, at `min_index` or later.
     ///
     /// # Errors
-    /// `Unavailable` while the tree is not trusted or behind that index; `Busy` when too many are open.
-    pub fn open_view(
+    /// `Unavailable` while there is no tree, while it is not known what is wrong with it, or when this
+    /// replica is behind that index.
+    pub fn serve_view(
         &self,
-        request: &v1::FetchViewRequest,
-    ) -> Result<(View, crate::shard::Control), v1::Error> {
+        request: v1::FetchViewRequest,
+    ) -> Result<BoxStream<'static, Result<v1::ViewPayload, v1::Error>>, v1::Error> {
         if request.replica_id != self.id.replica_id {
             // Another one at the same address: it may not hold what the one asked for holds.
             let held = self.id.replica_id;
@@ -436,20 +426,24 @@ impl Replica {
                 request.replica_id
             )));
         }
-        if request.view_id != 0 {
-            return self
-                .views
-                .get(request.view_id)
-                .ok_or_else(|| error::unavailable("the view was closed"));
+        let donation = match request.view_id {
+            0 => self.store.donate().ok_or_else(|| refilling(self.id.shard_id))?,
+            id => {
+                let open = self.views.get(id);
+                let (view, control) = open.ok_or_else(|| error::unavailable("the view was closed"))?;
+                Donation {
+                    view,
+                    control,
+                    withheld: Spans::default(),
+                }
+            }
+        };
+        let applied = donation.control.applied().map_or(0, |applied| applied.index);
+        if applied < request.min_index {
+            return Err(error::unavailable("this replica is behind the one that asks"));
         }
-        let (view, control) = self
-            .store
-            .view_with_control()
-            .ok_or_else(|| refilling(self.id.shard_id))?;
-        match control.applied() {
-            Some(applied) if applied.index >= request.min_index => Ok((view, control)),
-            _ => Err(error::unavailable("this replica is behind the one that asks")),
-        }
+        let disk = self.context.disk.clone();
+        Ok(send_view(self.store.clone(), donation, disk, request))
     }
 
     /// Whether this replica believes to lead its shard. A hint, never a guard.
@@ -522,6 +516,7 @@ impl Replica {
         let state = match self.store.trust() {
             _ if metrics.running_state.is_err() => "stopped",
             Trust::Trusted => "trusted",
+            Trust::Suspect | Trust::Repairing => "repairing",
             Trust::Refilling => "refilling",
         };
         let (records, data_bytes) = *self.live.lock();
@@ -582,7 +577,7 @@ impl Replica {
         match view.digest().await {
             Ok(sum) => *self.live.lock() = (sum.records, sum.bytes),
             Err(TreeError::Closed) => {}
-            Err(damage) => self.store.set_aside(&damage),
+            Err(damage) => self.store.found(&damage),
         }
     }
 
@@ -696,12 +691,23 @@ async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
                 *replica.live.lock() = (report.live.records, report.live.bytes);
                 let bad = report.bad_files.first().or(report.bad_spans.first().map(|span| &span.error));
                 if let Some(damage) = bad {
-                    replica.store.set_aside(damage);
+                    replica.store.found(damage);
                 }
             }
             Err(TreeError::Closed) => {}
-            Err(damage) => replica.store.set_aside(&damage),
+            Err(damage) => replica.store.found(&damage),
         },
         () = stop.cancelled() => {}
     }
+}
+
+/// The shard's other voters, as far as this replica knows. A learner's records were not compared yet.
+pub(super) fn other_voters(raft: &Raft) -> Vec<(ReplicaId, PeerNode)> {
+    let metrics = crate::raft::metrics(raft);
+    let membership = metrics.membership_config.membership();
+    membership
+        .voter_ids()
+        .filter(|id| *id != metrics.id)
+        .filter_map(|id| Some((id, membership.get_node(&id)?.clone())))
+        .collect()
 }

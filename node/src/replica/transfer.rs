@@ -1,26 +1,27 @@
 //! Sends and receives a shard's records as of one entry.
 //!
-//! A transfer is a stream: the control state at the view's index, records in key order (deleted
-//! ones too, newest version of each key), and an end with their count and digest. It can be
-//! resumed after any key as long as the sender keeps the view open. The receiver verifies every
-//! chunk's CRC (the transport), every record's own CRC, count and digest before the tree is
-//! used for anything.
+//! A transfer is a stream: the control state at the view's index and what the sender leaves out, records
+//! in key order (deleted ones too, newest version of each key), and an end with their count and digest.
+//! It is of everything, or of the spans that the receiver asks for. It can be resumed after any key as
+//! long as the sender keeps the view open. The receiver verifies every chunk's CRC (the transport),
+//! every record's own CRC, count and digest before the tree is used for anything.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use prost::Message;
+use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1::{self, view_payload};
 
 use super::ReplicaContext;
 use crate::disk::{SharedDisk, offload};
 use crate::error;
 use crate::limits::CHUNK_BYTES_TARGET;
-use crate::mutants::Mutant;
 use crate::raft::transport::TransportError;
-use crate::raft::{Refill, ReplicaStore};
-use crate::shard::{Control, LogId};
+use crate::raft::{Donation, Refill, ReplicaStore, spans_from_wire, spans_to_wire};
+use crate::shard::{Control, LogId, Spans};
 use crate::storage::{Page, StoredRecord, Tree, View};
 
 /// Times a broken stream is taken up again before the transfer is given up.
@@ -30,86 +31,123 @@ const FLUSH_BYTES: u64 = 32 << 20;
 
 /// What is still to be sent.
 enum Step {
-    Control(Box<Control>),
-    Records(Bytes),
+    Control(Box<Control>, Spans),
+    Records,
     End,
     Done,
 }
 
+/// A view being sent. Damage that it meets is told to its replica.
 struct Sender {
+    store: Arc<ReplicaStore>,
     view: View,
     disk: SharedDisk,
     step: Step,
-    after: Bytes,
+    /// Ranges to be sent, in key order.
+    ranges: VecDeque<KeyRange>,
     records: u64,
     digest: u128,
 }
 
-/// Streams a view. `after_key` resumes behind that key.
-pub fn serve_view(
-    view: View,
-    control: Control,
+/// Streams what a replica donates, as far as it was asked for.
+pub(super) fn send_view(
+    store: Arc<ReplicaStore>,
+    donation: Donation,
     disk: SharedDisk,
-    after_key: Bytes,
+    request: v1::FetchViewRequest,
 ) -> BoxStream<'static, Result<v1::ViewPayload, v1::Error>> {
-    let step = Step::Control(Box::new(control));
+    let wanted = match request.spans.is_empty() {
+        true => Spans::everything(),
+        false => spans_from_wire(request.spans),
+    };
+    let withheld = wanted.intersection(&donation.withheld);
+    let mut given = wanted.without(&withheld);
+    if !request.after_key.is_empty() {
+        // Resuming starts at the smallest key behind the last one that arrived.
+        let behind = KeyRange::new([&request.after_key[..], &[0]].concat(), Bytes::new());
+        given = given.intersection(&behind.into());
+    }
     let sender = Sender {
-        view,
+        store,
+        view: donation.view,
         disk,
-        step,
-        after: after_key,
+        step: Step::Control(Box::new(donation.control), withheld),
+        ranges: given.iter().collect(),
         records: 0,
         digest: 0,
     };
     stream::try_unfold(sender, |mut sender| async move {
-        let kind = sender.next().await?;
-        Ok(kind.map(|kind| (v1::ViewPayload { kind: Some(kind) }, sender)))
+        let payload = sender.next().await?;
+        Ok(payload.map(|payload| (payload, sender)))
     })
     .boxed()
 }
 
 impl Sender {
-    async fn next(&mut self) -> Result<Option<view_payload::Kind>, v1::Error> {
+    async fn next(&mut self) -> Result<Option<v1::ViewPayload>, v1::Error> {
+        let payload = |kind, withheld| v1::ViewPayload {
+            kind: Some(kind),
+            withheld,
+        };
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Control(control) => {
-                // Resuming starts behind the key: the smallest key after it.
-                let start = match self.after.is_empty() {
-                    true => Bytes::new(),
-                    false => [&self.after[..], &[0]].concat().into(),
-                };
-                self.step = Step::Records(start);
-                Ok(Some(view_payload::Kind::Control(control.encode())))
+            Step::Control(control, withheld) => {
+                self.step = Step::Records;
+                let kind = view_payload::Kind::Control(control.encode());
+                Ok(Some(payload(kind, spans_to_wire(&withheld))))
             }
-            Step::Records(start) => {
-                let page = self.page(start).await?;
-                self.step = page.resume.map_or(Step::End, Step::Records);
-                let mut records = Vec::with_capacity(page.records.len());
-                for record in page.records {
-                    self.records += 1;
-                    self.digest = self.digest.wrapping_add(record.digest());
-                    records.push(v1::ViewRecord {
-                        key: record.key.clone(),
-                        record: record.encode(),
-                    });
-                }
-                Ok(Some(view_payload::Kind::Records(v1::ViewRecords { records })))
+            Step::Records => {
+                let records = self.records().await?;
+                self.step = if self.ranges.is_empty() { Step::End } else { Step::Records };
+                let kind = view_payload::Kind::Records(v1::ViewRecords { records });
+                Ok(Some(payload(kind, Vec::new())))
             }
             Step::End => {
                 let digest = self.digest.to_be_bytes().to_vec().into();
-                Ok(Some(view_payload::Kind::End(v1::ViewEnd {
+                let end = v1::ViewEnd {
                     records: self.records,
                     digest,
-                })))
+                };
+                Ok(Some(payload(view_payload::Kind::End(end), Vec::new())))
             }
             Step::Done => Ok(None),
         }
     }
 
-    async fn page(&self, start: Bytes) -> Result<Page, v1::Error> {
+    /// The next page of what is to be sent.
+    async fn records(&mut self) -> Result<Vec<v1::ViewRecord>, v1::Error> {
+        let Some(range) = self.ranges.pop_front() else {
+            return Ok(Vec::new());
+        };
+        let page = self.page(range.clone()).await?;
+        if let Some(start) = page.resume {
+            self.ranges.push_front(KeyRange { start, ..range });
+        }
+        let mut records = Vec::with_capacity(page.records.len());
+        for record in page.records {
+            self.records += 1;
+            self.digest = self.digest.wrapping_add(record.digest());
+            records.push(wire_record(&record));
+        }
+        Ok(records)
+    }
+
+    async fn page(&self, range: KeyRange) -> Result<Page, v1::Error> {
         let view = self.view.clone();
-        let page = offload(&*self.disk, move || view.scan_all(&start, CHUNK_BYTES_TARGET)).await;
+        let scan = move || view.scan_all_in(&range.start, &range.end, CHUNK_BYTES_TARGET);
+        let page = offload(&*self.disk, scan).await;
         let page = page.map_err(|stopped| error::unavailable(stopped.to_string()))?;
-        page.map_err(|damage| error::unavailable(format!("this replica's tree is damaged: {damage}")))
+        page.map_err(|damage| {
+            self.store.found(&damage);
+            error::unavailable(format!("this replica's tree is damaged: {damage}"))
+        })
+    }
+}
+
+/// A record as it travels between replicas.
+pub(super) fn wire_record(record: &StoredRecord) -> v1::ViewRecord {
+    v1::ViewRecord {
+        key: record.key.clone(),
+        record: record.encode(),
     }
 }
 
@@ -122,8 +160,6 @@ pub(super) enum TransferError {
     Damaged(String),
     #[error("the new tree failed: {0}")]
     Tree(#[from] crate::storage::TreeError),
-    #[error("the replica has moved past the view's index {0}")]
-    TooOld(u64),
 }
 
 /// A transfer being received.
@@ -133,13 +169,19 @@ pub(super) struct Receiver<'a> {
     /// The sender's address.
     pub addr: String,
     pub request: v1::FetchViewRequest,
-    /// Keeps the replica at the view's index until the tree is in place.
-    pub hold: bool,
+}
+
+/// What arrived of a view.
+pub(super) struct Received {
+    /// The control state at the view's index, with tokens.
+    pub control: Control,
+    /// What the sender left out of the spans asked for.
+    pub withheld: Spans,
 }
 
 impl Receiver<'_> {
-    /// Fills a new tree from the sender's view. The tree is complete, verified and durable, but
-    /// not on record: the caller switches it in.
+    /// Fills a new tree from the sender's view of everything. The tree is complete, verified and
+    /// durable, but not on record: the caller switches it in.
     pub async fn fill(mut self) -> Result<Refill, TransferError> {
         let id = self.store.next_tree();
         let tree = self.context.storage.create(id).await?;
@@ -156,23 +198,10 @@ impl Receiver<'_> {
     }
 
     async fn fill_tree(&mut self, tree: &Tree) -> Result<Refill, TransferError> {
-        let mut control = None;
-        let mut resumes = 0;
-        loop {
-            match self.receive(tree, &mut control).await {
-                Ok(()) => break,
-                Err(TransferError::Transport(broken))
-                    if resumes < RESUMES_MAX && self.request.view_id != 0 =>
-                {
-                    resumes += 1;
-                    tracing::info!(%broken, addr = self.addr, resumes, "a transfer broke off and is resumed");
-                    tokio::time::sleep(std::time::Duration::from_millis(100 << resumes.min(5))).await;
-                }
-                Err(failed) => return Err(failed),
-            }
+        let Received { control, withheld } = self.receive_into(tree).await?;
+        if !withheld.is_empty() {
+            return Err(TransferError::Damaged(format!("the sender left out {withheld}")));
         }
-        let control: Control =
-            control.ok_or_else(|| TransferError::Damaged("no control state".to_owned()))?;
         let applied = control
             .applied()
             .ok_or_else(|| TransferError::Damaged("an unborn shard".to_owned()))?;
@@ -185,8 +214,29 @@ impl Receiver<'_> {
         })
     }
 
+    /// Inserts the records of the sender's view into a tree that is being filled, and announces them
+    /// there. After an error it holds nobody knows what, and must be thrown away.
+    pub async fn receive_into(&mut self, tree: &Tree) -> Result<Received, TransferError> {
+        let mut received = None;
+        let mut resumes = 0;
+        loop {
+            match self.receive(tree, &mut received).await {
+                Ok(()) => break,
+                Err(TransferError::Transport(broken))
+                    if resumes < RESUMES_MAX && self.request.view_id != 0 =>
+                {
+                    resumes += 1;
+                    tracing::info!(%broken, addr = self.addr, resumes, "a transfer broke off and is resumed");
+                    tokio::time::sleep(std::time::Duration::from_millis(100 << resumes.min(5))).await;
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        received.ok_or_else(|| TransferError::Damaged("no control state".to_owned()))
+    }
+
     /// Receives one stream, from the start or where the last one broke off.
-    async fn receive(&mut self, tree: &Tree, control: &mut Option<Control>) -> Result<(), TransferError> {
+    async fn receive(&mut self, tree: &Tree, received: &mut Option<Received>) -> Result<(), TransferError> {
         let mut stream = self
             .context
             .transport
@@ -194,23 +244,21 @@ impl Receiver<'_> {
             .await?;
         let (mut records, mut digest) = (0_u64, 0_u128);
         while let Some(payload) = stream.next().await {
-            match payload?.kind {
+            let payload = payload?;
+            match payload.kind {
                 Some(view_payload::Kind::Control(state)) => {
-                    self.begin(tree, control, state)?;
-                    if Mutant::UnprovenNotPersisted.is_on() {
-                        self.record_unfilled(tree, control.as_ref()).await?;
-                    }
+                    let withheld = spans_from_wire(payload.withheld);
+                    begin(tree, received, Control::decode(state), withheld)?;
                 }
                 Some(view_payload::Kind::Records(page)) => {
                     for record in page.records {
-                        let record = StoredRecord::decode(&record.key, &record.record)
-                            .map_err(|damage| TransferError::Damaged(damage.to_string()))?;
+                        let record = verified(&record)?;
                         tree.insert(&record)?;
                         records += 1;
                         digest = digest.wrapping_add(record.digest());
                         self.request.after_key = record.key;
                     }
-                    self.flush_if_large(tree).await?;
+                    flush_if_large(tree).await?;
                 }
                 Some(view_payload::Kind::End(end)) => {
                     if end.records != records || end.digest[..] != digest.to_be_bytes() {
@@ -230,56 +278,44 @@ impl Receiver<'_> {
         }
         .into())
     }
+}
 
-    fn begin(
-        &mut self,
-        tree: &Tree,
-        control: &mut Option<Control>,
-        state: v1::ControlState,
-    ) -> Result<(), TransferError> {
-        let received = Control::decode(state);
-        match control {
-            Some(known) if *known == received => Ok(()),
-            Some(_) => Err(TransferError::Damaged(
-                "a resumed transfer is of another view".to_owned(),
-            )),
-            None => {
-                let index = received.applied().map_or(0, |applied| applied.index);
-                if self.hold && !self.store.hold_after(index) {
-                    return Err(TransferError::TooOld(index));
-                }
-                tree.begin_entry(received.last_version());
-                tree.publish(received.last_version());
-                *control = Some(received);
-                Ok(())
-            }
+/// A record that a peer sent, if it is what was written.
+pub(super) fn verified(record: &v1::ViewRecord) -> Result<StoredRecord, TransferError> {
+    StoredRecord::decode(&record.key, &record.record)
+        .map_err(|damage| TransferError::Damaged(damage.to_string()))
+}
+
+fn begin(
+    tree: &Tree,
+    received: &mut Option<Received>,
+    control: Control,
+    withheld: Spans,
+) -> Result<(), TransferError> {
+    match received {
+        Some(known) if known.control == control && known.withheld == withheld => Ok(()),
+        Some(_) => Err(TransferError::Damaged(
+            "a resumed transfer is of another view".to_owned(),
+        )),
+        None => {
+            announce(tree, &control);
+            *received = Some(Received { control, withheld });
+            Ok(())
         }
     }
+}
 
-    /// Puts a tree on record that holds nothing yet (a mutant).
-    async fn record_unfilled(&self, tree: &Tree, control: Option<&Control>) -> Result<(), TransferError> {
-        let Some(control) = control.filter(|_| self.hold) else {
-            return Ok(());
-        };
-        let sealed = tree.seal(
-            &control.encode().encode_to_vec(),
-            control.applied().unwrap_or_default(),
-        )?;
-        let mark = tree.flush(sealed).await?;
-        let recorded = self
-            .store
-            .record(control.encode_without_tokens(), mark, tree.id().generation);
-        recorded
-            .await
-            .map_err(|error| TransferError::Damaged(error.to_string()))
-    }
+/// A tree being filled is about to be given records of an entry.
+pub(super) fn announce(tree: &Tree, control: &Control) {
+    tree.begin_entry(control.last_version());
+    tree.publish(control.last_version().max(tree.visible()));
+}
 
-    /// Keeps the filling within bounds. What is flushed is on no record yet: a crash forgets it.
-    async fn flush_if_large(&self, tree: &Tree) -> Result<(), TransferError> {
-        if tree.memtable_bytes() >= FLUSH_BYTES {
-            let sealed = tree.seal(&[], LogId::default())?;
-            tree.flush(sealed).await?;
-        }
-        Ok(())
+/// Keeps the filling within bounds. What is flushed is on no record yet: a crash forgets it.
+pub(super) async fn flush_if_large(tree: &Tree) -> Result<(), TransferError> {
+    if tree.memtable_bytes() >= FLUSH_BYTES {
+        let sealed = tree.seal(&[], LogId::default())?;
+        tree.flush(sealed).await?;
     }
+    Ok(())
 }

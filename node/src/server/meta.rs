@@ -131,12 +131,13 @@ impl Member {
     /// The directory as this node's own meta replica has applied it: perhaps a little old.
     fn applied_directory(&self) -> Option<v1::Directory> {
         let replica = self.replicas.get(META_SHARD)?;
-        let view = replica.store().view()?;
-        match view.get(&stored_key(SYSTEM_KEYSPACE, DIRECTORY_KEY)) {
+        let key = stored_key(SYSTEM_KEYSPACE, DIRECTORY_KEY);
+        let (view, _) = replica.store().view_of_key(&key)?;
+        match view.get(&key) {
             Lookup::Value(record) => decode(record.value?).ok(),
             Lookup::Absent { .. } => None,
             Lookup::Unproven(damage) => {
-                replica.store().set_aside(&damage);
+                replica.store().found(&damage);
                 None
             }
         }

@@ -15,7 +15,7 @@ use super::member::Member;
 use super::node::Node;
 use crate::error;
 use crate::raft::transport::PeerHandler;
-use crate::replica::{payload_of, serve_view};
+use crate::replica::payload_of;
 use crate::wal::GroupId;
 
 /// A node as its peers see it.
@@ -57,8 +57,7 @@ impl PeerHandler for Peers {
             }
             let replica = member.replicas.get(request.shard_id);
             let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
-            let (view, control) = replica.open_view(&request)?;
-            Ok(serve_view(view, control, node.disk.clone(), request.after_key))
+            replica.serve_view(request)
         }
         .boxed()
     }
@@ -165,6 +164,12 @@ impl Member {
                 let replica = replica.filter(|replica| replica.id().replica_id == request.replica_id);
                 let replica = replica.ok_or_else(|| error::unavailable("this node runs no such replica"))?;
                 Ok(Say::Digest(replica.digest_at(request.index).await?))
+            }
+            Ask::ReadView(request) => {
+                let replica = self.replicas.get(request.shard_id);
+                let replica = replica.filter(|replica| replica.id().replica_id == request.replica_id);
+                let replica = replica.ok_or_else(|| error::unavailable("this node runs no such replica"))?;
+                Ok(Say::ReadView(replica.read_for_peer(request).await?))
             }
             Ask::FetchPayload(request) => {
                 let answer = payload_of(&self.wal, &request).await;

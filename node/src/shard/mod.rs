@@ -16,6 +16,7 @@ mod control;
 mod evaluator;
 mod log_id;
 mod overlay;
+mod spans;
 mod time;
 mod tokens;
 
@@ -23,5 +24,6 @@ pub use command::{Command, Write, WriteKind, WriteOperation, WriteResult};
 pub use control::{Applied, Control, RecordChange, UnknownEffect};
 pub use evaluator::{ColdRead, Evaluation, Evaluator, Found, Refusal};
 pub use log_id::LogId;
+pub use spans::Spans;
 pub use time::{has_expired, majority_time};
 pub use tokens::{IncarnationId, Incarnations, TokenState};

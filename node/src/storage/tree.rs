@@ -183,6 +183,11 @@ impl Tree {
         Ok(View::opened(self.clone(), version))
     }
 
+    /// Whether the tree was given up, or closed: nothing can be read from it any more.
+    pub fn is_broken(&self) -> bool {
+        self.inner.broken.get().is_some()
+    }
+
     /// How many views are open.
     pub fn open_views(&self) -> usize {
         self.inner.views.open_count()

@@ -1,0 +1,235 @@
+//! What may be answered from a replica's tree.
+//!
+//! Damage to a tree costs only the keys that it concerns. Whoever meets some says so
+//! ([`ReplicaStore::found`]); the tree is then *suspect*, until it was read whole and it is known
+//! which keys are *unproven*. These are put on record in the log before anything else happens to
+//! them. The other keys are served as before; unproven ones are read from a peer, until a
+//! rebuilt tree takes the place of this one. A tree that cannot be used at all is set aside.
+
+use std::io;
+
+use bytes::Bytes;
+use reelkv_proto::types::KeyRange;
+use reelkv_proto::v1;
+use tokio::sync::watch;
+
+use super::{ReplicaStore, State, StoreParts};
+use crate::mutants::Mutant;
+use crate::shard::Spans;
+use crate::storage::{SweepReport, Tree, TreeError};
+
+/// How far a replica may answer from its tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Tree and WAL agree and no check failed.
+    Trusted,
+    /// Damage was met, and it is being looked where it lies. What is read is verified all the same.
+    Suspect,
+    /// Some keys are unproven, or some files are bad: another tree is being filled.
+    Repairing,
+    /// There is no tree: log and vote stay, no answer comes from here, peers fill another.
+    Refilling,
+}
+
+impl State {
+    pub(super) fn trust(&self) -> Trust {
+        match &self.tree {
+            None => Trust::Refilling,
+            Some(_) if self.suspect => Trust::Suspect,
+            Some(_) if self.worn || !self.unproven.is_empty() => Trust::Repairing,
+            Some(_) => Trust::Trusted,
+        }
+    }
+
+    /// Keys about which the tree proves nothing: all of them while there is no tree.
+    pub(super) fn unproven(&self) -> Spans {
+        match self.tree {
+            Some(_) => self.unproven.clone(),
+            None => Spans::everything(),
+        }
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.trust() != Trust::Trusted
+    }
+
+    /// Puts another tree in the place of this one, which is returned.
+    pub(super) fn replace_tree(&mut self, tree: Tree) -> Option<Tree> {
+        self.replaced += 1;
+        self.suspect = false;
+        self.worn = false;
+        self.next_expiry_ms = 0;
+        self.tree.replace(tree)
+    }
+}
+
+impl ReplicaStore {
+    /// Somebody met damage while reading or merging. Log and vote stay, and what can be proven is
+    /// served on.
+    pub fn found(&self, damage: &TreeError) {
+        let mut state = self.state.lock();
+        let broken = state.tree.as_ref().is_none_or(Tree::is_broken);
+        match damage {
+            TreeError::Damaged { .. } if !broken => {
+                if !state.is_damaged() {
+                    Self::report(&self.parts, damage, "repair");
+                }
+                state.suspect = true;
+                self.tell_trust(&state);
+            }
+            _ => self.set_aside_locked(&mut state, damage),
+        }
+    }
+
+    /// Stops trusting the tree: nothing is answered from it any more. Log and vote stay.
+    pub fn set_aside(&self, error: &TreeError) {
+        self.set_aside_locked(&mut self.state.lock(), error);
+    }
+
+    pub(super) fn set_aside_locked(&self, state: &mut State, error: &TreeError) {
+        let of_the_tree = matches!(
+            error,
+            TreeError::Damaged { .. }
+                | TreeError::Missing { .. }
+                | TreeError::Unclean { .. }
+                | TreeError::OtherEngine { .. }
+                | TreeError::Io { .. }
+        );
+        if !of_the_tree {
+            // A closed tree is being stopped; the rest are faults of the caller.
+            tracing::warn!(id = ?self.parts.id, %error, "a tree could not answer");
+            return;
+        }
+        if state.tree.take().is_some() {
+            state.unproven = Spans::default();
+            Self::report(&self.parts, error, "refill");
+            self.tell_trust(state);
+        }
+    }
+
+    /// These keys are not what most replicas hold, whatever their checksums say.
+    pub fn distrust(&self, spans: &Spans, why: &TreeError) {
+        let mut state = self.state.lock();
+        if state.tree.is_some() && !spans.without(&state.unproven).is_empty() {
+            Self::report(&self.parts, why, "repair");
+            state.unproven.extend(spans);
+            self.tell_trust(&state);
+        }
+    }
+
+    /// The tree was read whole: this is all that is wrong with it.
+    ///
+    /// # Errors
+    /// The log refused to record it.
+    pub async fn inspected(&self, tree: &Tree, report: &SweepReport) -> io::Result<()> {
+        {
+            let mut state = self.state.lock();
+            if state.tree.as_ref().map(Tree::id) != Some(tree.id()) {
+                return Ok(()); // of a tree that is no more
+            }
+            state.suspect = false;
+            state.worn |= !report.is_clean();
+            state.unproven.extend(&unproven_by(report));
+            if Mutant::BlessByRescan.is_on() {
+                state.worn = false;
+                state.unproven = Spans::default();
+            }
+        }
+        self.record_trust().await?;
+        // Not before it is on record: what is waited for may now begin.
+        let state = self.state.lock();
+        self.tell_trust(&state);
+        if !state.is_damaged() {
+            tracing::info!(id = ?self.parts.id, "a tree was read whole again, and nothing was found");
+            self.parts.health.repaired(self.parts.id.shard_id, "tree");
+        }
+        Ok(())
+    }
+
+    /// Records in the log what is proven of the present tree, or that there is none.
+    ///
+    /// # Errors
+    /// The log refused the record.
+    pub async fn record_trust(&self) -> io::Result<()> {
+        {
+            let _one_at_a_time = self.checkpointing.lock().await;
+            let (control, tree, unproven) = {
+                let state = self.state.lock();
+                match (&state.tree, &state.marked.control, &state.marked.tree) {
+                    (None, ..) => (Some(state.control.encode_without_tokens()), None, Spans::default()),
+                    (Some(_), Some(control), Some(mark)) => {
+                        (Some(control.clone()), Some(mark.clone()), state.unproven.clone())
+                    }
+                    (Some(_), ..) => (None, None, Spans::default()),
+                }
+            };
+            if let Some(control) = control {
+                return self.put_mark(control, tree, unproven).await;
+            }
+        }
+        // There is no record yet to add to.
+        self.checkpoint().await.map(drop)
+    }
+
+    /// Another tree is in place and on record: ends what was said of the former.
+    pub(super) async fn settle(&self) {
+        let trust = {
+            let state = self.state.lock();
+            self.tell_trust(&state);
+            state.trust()
+        };
+        if trust == Trust::Trusted {
+            self.parts.health.repaired(self.parts.id.shard_id, "tree");
+        }
+        self.remove_old_folders().await;
+    }
+
+    pub(super) fn tell_trust(&self, state: &State) {
+        let trust = state.trust();
+        self.trust.send_if_modified(|known| std::mem::replace(known, trust) != trust);
+    }
+
+    pub(super) fn report(parts: &StoreParts, damage: &TreeError, action: &str) {
+        let kind = match damage {
+            TreeError::Missing { .. } => "missing",
+            _ => "checksum",
+        };
+        parts.health.damaged(v1::DamageEvent {
+            shard_id: parts.id.shard_id,
+            replica_id: parts.id.replica_id,
+            structure: "tree".to_owned(),
+            position: damage.to_string(),
+            kind: kind.to_owned(),
+            action: action.to_owned(),
+            ..Default::default()
+        });
+    }
+
+    /// Follows how far the tree is trusted.
+    pub fn watch_trust(&self) -> watch::Receiver<Trust> {
+        self.trust.subscribe()
+    }
+
+    /// How far the tree is trusted now.
+    pub fn trust(&self) -> Trust {
+        self.state.lock().trust()
+    }
+
+    /// Keys about which the tree proves nothing: all of them while there is no tree.
+    pub fn unproven(&self) -> Spans {
+        self.state.lock().unproven()
+    }
+}
+
+/// The keys that a sweep could not prove.
+fn unproven_by(report: &SweepReport) -> Spans {
+    if report.bad_span_count > report.bad_spans.len() as u64 {
+        return Spans::everything(); // not all are listed
+    }
+    let behind = |key: &Option<Bytes>| key.as_ref().map(|key| [key, &[0][..]].concat());
+    let ranges = report.bad_spans.iter().map(|span| {
+        let (start, end) = (behind(&span.after), behind(&span.through));
+        KeyRange::new(start.unwrap_or_default(), end.unwrap_or_default())
+    });
+    ranges.collect()
+}
