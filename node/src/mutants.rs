@@ -96,15 +96,6 @@ mutants! {
     /// Once a damaged tree was read whole, it is taken for whole. Rule: what was found to be wrong stays
     /// unproven until it was repaired from a peer.
     BlessByRescan = "bless_by_rescan",
-    /// A repaired span is not brought up to the entry that the rest of the tree stands at. Rule: what a peer's
-    /// view says belongs to its own entry, and to no other.
-    RepairBeforeApplied = "repair_before_applied",
-    /// A replica gives the view it happens to have, however old it is. Rule: a view for repair stands at or
-    /// above what the damaged replica had applied.
-    DonateOldView = "donate_old_view",
-    /// What a peer sends is stored without being verified. Rule: chunks are verified before anything is
-    /// installed.
-    InstallUnverifiedChunk = "install_unverified_chunk",
     /// What a write's keys held when it entered is used although the proposer can no longer tell whether
     /// it is current. Rule: such a read is made again.
     PrefetchAcrossCheckpoint = "prefetch_across_checkpoint",

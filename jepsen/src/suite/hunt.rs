@@ -120,6 +120,7 @@ const GROUNDS: &[Ground] = &[
     ground("time_of_one_clock", Workload::Ttl, "clock-jump,crash-leader"),
     ground("skip_crc_on_read", Workload::Register, "record-damage"),
     ground("absent_for_unproven", Workload::Register, "record-damage"),
+    ground("bless_by_rescan", Workload::Register, "record-damage"),
     ground("rejoin_with_same_id", Workload::Register, "old-disk"),
     ground(
         "checkpoint_not_atomic",

@@ -13,7 +13,6 @@ use super::replica::{Replica, other_voters, refilling};
 use super::transfer::{verified, wire_record};
 use crate::disk::offload;
 use crate::error;
-use crate::mutants::Mutant;
 use crate::raft::{PeerNode, Raft, ReplicaStore};
 use crate::shard::Control;
 use crate::storage::{Lookup, Page, StoredRecord};
@@ -87,7 +86,12 @@ impl ProvenReads {
     ///
     /// # Errors
     /// As [`ProvenReads::get`].
-    pub async fn page(&self, range: &KeyRange, records_max: usize, bytes_max: usize) -> Result<Page, v1::Error> {
+    pub async fn page(
+        &self,
+        range: &KeyRange,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, v1::Error> {
         if let Some((view, logged_time_ms)) = self.store.view_of(range) {
             let KeyRange { start, end } = range.clone();
             let scan = move || view.scan_living(&start, &end, records_max, bytes_max, logged_time_ms);
@@ -144,7 +148,11 @@ impl ProvenReads {
             body: Some(peer_request::Body::ReadView(request)),
             ..Default::default()
         };
-        let answer = self.context.transport.call(&peer.addr, request, ASK_TIMEOUT).await;
+        let answer = self
+            .context
+            .transport
+            .call(&peer.addr, request, ASK_TIMEOUT)
+            .await;
         let answer = answer.map_err(|failed| error::unavailable(failed.to_string()))?;
         let read = match answer.body {
             Some(peer_response::Body::ReadView(read)) => read,
@@ -180,12 +188,13 @@ impl Replica {
     ///
     /// # Errors
     /// `Unavailable` when this one cannot either, or does not reach the entry in time.
-    pub async fn read_for_peer(&self, request: v1::ReadViewRequest) -> Result<v1::ReadViewResponse, v1::Error> {
+    pub async fn read_for_peer(
+        &self,
+        request: v1::ReadViewRequest,
+    ) -> Result<v1::ReadViewResponse, v1::Error> {
         let span = request.span.unwrap_or_default();
         let range = KeyRange::new(span.start_key, span.end_key);
-        if !Mutant::DonateOldView.is_on() {
-            self.reach(request.min_index).await?;
-        }
+        self.reach(request.min_index).await?;
         let shard_id = self.id().shard_id;
         let own = self.store().view_of(&range);
         let (view, logged_time_ms) = own.ok_or_else(|| refilling(shard_id))?;
@@ -208,7 +217,9 @@ impl Replica {
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied.index >= index));
         match tokio::time::timeout(REACH_TIMEOUT, reached).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(error::unavailable(format!("entry {index} is not applied here yet"))),
+            _ => Err(error::unavailable(format!(
+                "entry {index} is not applied here yet"
+            ))),
         }
     }
 }

@@ -273,7 +273,9 @@ impl Repairer {
         let row = prost::Message::encode_to_vec(&control.encode());
         let sealed = tree.seal(&row, control.applied().unwrap_or_default())?;
         let mark = tree.flush(sealed).await?;
-        let record = self.store.put_mark(control.encode_without_tokens(), Some(mark), Spans::default());
+        let record = self
+            .store
+            .put_mark(control.encode_without_tokens(), Some(mark), Spans::default());
         record
             .await
             .map_err(|error| TransferError::Damaged(error.to_string()))

@@ -26,8 +26,8 @@ use crate::error;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
 use crate::mutants::Mutant;
 use crate::raft::{
-    Donation, LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine,
-    StoreParts, Trust, config, handle_message,
+    Donation, LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData,
+    StateMachine, StoreParts, Trust, config, handle_message,
 };
 use crate::shard::{Spans, Write, WriteResult};
 use crate::storage::{Page, StoredRecord, TreeError, View};

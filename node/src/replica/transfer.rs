@@ -97,7 +97,11 @@ impl Sender {
             }
             Step::Records => {
                 let records = self.records().await?;
-                self.step = if self.ranges.is_empty() { Step::End } else { Step::Records };
+                self.step = if self.ranges.is_empty() {
+                    Step::End
+                } else {
+                    Step::Records
+                };
                 let kind = view_payload::Kind::Records(v1::ViewRecords { records });
                 Ok(Some(payload(kind, Vec::new())))
             }

@@ -72,10 +72,9 @@ impl Spans {
 
     /// Whether a key is in it.
     pub fn contains(&self, key: &[u8]) -> bool {
-        let before = self.ranges.range::<[u8], _>((
-            std::ops::Bound::Unbounded,
-            std::ops::Bound::Included(key),
-        ));
+        let before = self
+            .ranges
+            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)));
         before
             .last()
             .is_some_and(|(_, end)| end.is_empty() || key < &end[..])

@@ -17,7 +17,6 @@ use reelkv_proto::types::Version;
 use reelkv_proto::v1;
 
 use super::ReplicaStore;
-use crate::mutants::Mutant;
 use crate::shard::{Applied, Command, Control, LogId, Spans};
 use crate::storage::{StoredRecord, Tree, TreeError};
 use crate::wal::{EntryKind, WalEntry};
@@ -114,9 +113,6 @@ impl Rebuild {
 
     /// The version up to which a key's records are complete.
     fn complete_to(&self, key: &[u8]) -> Version {
-        if Mutant::RepairBeforeApplied.is_on() {
-            return Version::MAX;
-        }
         let of_key = self.parts.iter().filter(|part| part.spans.contains(key));
         of_key.map(|part| part.control.last_version()).max().unwrap_or(0)
     }
@@ -129,7 +125,10 @@ impl Rebuild {
     /// Whatever a view says of the control state at this entry, the log says as well.
     fn compare_parts(&self) -> Result<(), RebuildError> {
         let here = self.control.applied();
-        let mut same_entry = self.parts.iter().filter(|part| part.index() == index(&self.control));
+        let mut same_entry = self
+            .parts
+            .iter()
+            .filter(|part| part.index() == index(&self.control));
         let own = self.control.encode_without_tokens();
         match same_entry.any(|part| part.control.encode_without_tokens() != own) {
             true => Err(RebuildError::Differs(here.unwrap_or_default())),
@@ -187,7 +186,9 @@ impl ReplicaStore {
     async fn feed(&self, rebuild: &mut Rebuild) -> Result<(), RebuildError> {
         loop {
             let from = rebuild.control.applied().map_or(0, |applied| applied.index + 1);
-            let end = self.with_control(Control::applied).map_or(0, |applied| applied.index + 1);
+            let end = self
+                .with_control(Control::applied)
+                .map_or(0, |applied| applied.index + 1);
             if from >= end {
                 return Ok(());
             }

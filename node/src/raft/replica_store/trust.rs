@@ -156,7 +156,11 @@ impl ReplicaStore {
             let (control, tree, unproven) = {
                 let state = self.state.lock();
                 match (&state.tree, &state.marked.control, &state.marked.tree) {
-                    (None, ..) => (Some(state.control.encode_without_tokens()), None, Spans::default()),
+                    (None, ..) => (
+                        Some(state.control.encode_without_tokens()),
+                        None,
+                        Spans::default(),
+                    ),
                     (Some(_), Some(control), Some(mark)) => {
                         (Some(control.clone()), Some(mark.clone()), state.unproven.clone())
                     }
@@ -186,7 +190,8 @@ impl ReplicaStore {
 
     pub(super) fn tell_trust(&self, state: &State) {
         let trust = state.trust();
-        self.trust.send_if_modified(|known| std::mem::replace(known, trust) != trust);
+        self.trust
+            .send_if_modified(|known| std::mem::replace(known, trust) != trust);
     }
 
     pub(super) fn report(parts: &StoreParts, damage: &TreeError, action: &str) {

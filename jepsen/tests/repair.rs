@@ -1,0 +1,216 @@
+//! Damage to stored records is found, read around and repaired in place: the replica keeps its vote and
+//! its leadership, and clients notice nothing.
+//!
+//! Every page is one story in virtual time on a simulated cluster of three nodes, told for several
+//! seeds: `REELKV_PAGE_SEEDS=50` sets how many (default 3), `REELKV_SEED=7` runs that one alone.
+
+#[allow(dead_code)] // other pages use other parts of the stage
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use reelkv::clock::now;
+use reelkv::storage::TreeId;
+use reelkv_proto::types::{KeyRange, split_stored_key, stored_key};
+use reelkv_proto::v1::{self, response};
+use world::{VICTIM, World, page};
+
+#[test]
+fn a_leader_reads_around_a_bad_record_and_leads_on() {
+    page(
+        "a_leader_reads_around_a_bad_record_and_leads_on",
+        |mut world| async move {
+            world.settle().await;
+            let before = leaderships(&world).await?;
+            let mut damaged = Vec::new();
+            for (shard_id, (position, _)) in &before {
+                damaged.push((*position, damage(&world, *position, *shard_id, 0)?));
+            }
+            for (position, key) in &damaged {
+                // One attempt, at the node with the damage.
+                let addr = &world.client.addrs[*position];
+                let read = world.client.once(addr, world.client.get_op(key)).await;
+                let Some(response::Result::Get(read)) = read else {
+                    anyhow::bail!("a read of {key:?} was answered by {read:?}");
+                };
+                let found = read.record.map(|record| record.value);
+                ensure!(
+                    found.as_ref() == world.acknowledged.get(key),
+                    "{key:?} is {found:?}"
+                );
+            }
+            world.write(30).await?;
+            world.ends_well().await?;
+            let after = leaderships(&world).await?;
+            ensure!(after == before, "leaders were {before:?} and are {after:?}");
+            for position in 0..world.client.addrs.len() {
+                told_and_repaired(&world, position, &before).await?;
+            }
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn different_records_bad_on_every_replica_are_all_repaired() {
+    page(
+        "different_records_bad_on_every_replica_are_all_repaired",
+        |mut world| async move {
+            world.settle().await;
+            let shards: Vec<u64> = leaderships(&world).await?.into_keys().collect();
+            let at_rest = world.seed % 2 == 1;
+            if at_rest {
+                for position in 0..3 {
+                    ensure!(world.cluster.crash(position), "it was off");
+                }
+            }
+            for shard_id in shards {
+                let mut keys = BTreeSet::new();
+                for position in 0..3 {
+                    keys.insert(damage(&world, position, shard_id, position as u64)?);
+                }
+                ensure!(keys.len() == 3, "different records: {keys:?}");
+            }
+            if at_rest {
+                for position in 0..3 {
+                    world.cluster.start_node(position).await?;
+                }
+            }
+            world.read_all_through(&world.client.addrs).await?;
+            world.ends_well().await
+        },
+    );
+}
+
+/// Nothing is made up for a record that no replica can prove, and nothing else waits for it.
+#[test]
+fn a_record_bad_on_every_replica_is_waited_for_and_named() {
+    page(
+        "a_record_bad_on_every_replica_is_waited_for_and_named",
+        |mut world| async move {
+            world.settle().await;
+            let shard_id = *leaderships(&world).await?.keys().next().context("a data shard")?;
+            let keys: BTreeSet<Bytes> = (0..3)
+                .map(|position| damage(&world, position, shard_id, 0))
+                .collect::<anyhow::Result<_>>()?;
+            ensure!(keys.len() == 1, "the same record: {keys:?}");
+            let lost = keys.first().cloned().context("a key")?;
+            for round in 0..40 {
+                let addr = &world.client.addrs[round % 3];
+                let read = world.client.once(addr, world.client.get_op(&lost)).await;
+                ensure!(read.is_none(), "a lost record was answered by {read:?}");
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            let mut others = world.acknowledged.clone();
+            others.remove(&lost);
+            std::mem::swap(&mut others, &mut world.acknowledged);
+            world.read_all_through(&world.client.addrs).await?;
+            world.write(20).await?;
+            for position in 0..3 {
+                let status = world.node_status(position).await?;
+                let open: Vec<_> = status
+                    .damage
+                    .iter()
+                    .filter(|event| event.repaired_at_ms == 0)
+                    .collect();
+                ensure!(
+                    open.iter()
+                        .any(|event| event.shard_id == shard_id && event.structure == "tree"),
+                    "node {position} tells {open:?}"
+                );
+            }
+            Ok(())
+        },
+    );
+}
+
+/// Entries go on being applied while another tree is filled, and it holds them in the end.
+#[test]
+fn a_tree_is_refilled_under_load() {
+    page("a_tree_is_refilled_under_load", |mut world| async move {
+        world.write(300).await?;
+        world.settle().await;
+        ensure!(world.cluster.crash(VICTIM), "the victim was off");
+        let device = world.cluster.device(VICTIM).clone();
+        for tree in device.trees() {
+            ensure!(device.lose(tree), "{tree} was there");
+        }
+        world.write(100).await?;
+        world.restart(VICTIM).await?;
+        let deadline = now() + Duration::from_secs(60);
+        while world
+            .node_status(VICTIM)
+            .await?
+            .replicas
+            .iter()
+            .any(|replica| replica.state != "trusted")
+        {
+            ensure!(now() < deadline, "not refilled while others write");
+            world.write(5).await?;
+        }
+        world.ends_well().await
+    });
+}
+
+/// Which machine leads each data shard, and in which term.
+async fn leaderships(world: &World) -> anyhow::Result<BTreeMap<u64, (usize, u64)>> {
+    let mut leaders = BTreeMap::new();
+    for position in 0..world.client.addrs.len() {
+        let replicas = world.node_status(position).await?.replicas;
+        let led = replicas
+            .into_iter()
+            .filter(|replica| replica.is_leader && records_of(world, replica) > 3);
+        leaders.extend(led.map(|replica| (replica.shard_id, (position, replica.term))));
+    }
+    ensure!(leaders.len() > 1, "data shards with records: {leaders:?}");
+    Ok(leaders)
+}
+
+/// How many acknowledged records lie in a replica's range.
+fn records_of(world: &World, replica: &v1::ReplicaStatus) -> usize {
+    let range = replica.descriptor.as_ref().map(KeyRange::of).unwrap_or_default();
+    let stored = |key: &Bytes| stored_key(world.client.keyspace_id, key);
+    world
+        .acknowledged
+        .keys()
+        .filter(|key| range.contains(&stored(key)))
+        .count()
+}
+
+/// Flips a bit in a stored record of a shard's replica; returns the user's key.
+fn damage(world: &World, position: usize, shard_id: u64, pick: u64) -> anyhow::Result<Bytes> {
+    let device = world.cluster.device(position);
+    let of_shard = |tree: &TreeId| tree.shard_id == shard_id;
+    let tree = device.trees().into_iter().filter(of_shard).max();
+    let stored = device.damage_record(tree.context("the shard has a tree")?, pick);
+    let stored = stored.context("it holds records")?;
+    let (_, key) = split_stored_key(&stored).context("a stored key")?;
+    Ok(Bytes::copy_from_slice(key))
+}
+
+/// Every damage of a machine's node was told and is repaired; there was some if it led a shard.
+async fn told_and_repaired(
+    world: &World,
+    position: usize,
+    leaders: &BTreeMap<u64, (usize, u64)>,
+) -> anyhow::Result<()> {
+    let damage: Vec<v1::DamageEvent> = world.node_status(position).await?.damage;
+    for shard_id in leaders
+        .iter()
+        .filter(|(_, (leader, _))| *leader == position)
+        .map(|(id, _)| *id)
+    {
+        let told = damage
+            .iter()
+            .filter(|event| event.shard_id == shard_id && event.structure == "tree");
+        ensure!(told.count() > 0, "nothing told of shard {shard_id}: {damage:#?}");
+    }
+    ensure!(
+        damage.iter().all(|event| event.repaired_at_ms > 0),
+        "not marked repaired: {damage:#?}"
+    );
+    Ok(())
+}
