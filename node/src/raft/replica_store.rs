@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::ReplicaMark;
 use super::types::EntryOutcome;
-use crate::health::Health;
+use crate::health::{Action, Damage, Health, Kind, Structure};
 use crate::mutants::Mutant;
 use crate::shard::{Applied, Control, LogId, RecordChange};
 use crate::storage::{Mark, Storage, StoredRecord, Tree, TreeError, TreeId, View};
@@ -210,7 +210,7 @@ impl ReplicaStore {
         let opened = match parts.storage.open(mark.tree, compared).await {
             Ok(opened) => opened,
             Err(error) => {
-                Self::report(parts, &error.to_string(), "refill");
+                Self::report(parts, &error.to_string());
                 return None;
             }
         };
@@ -223,27 +223,21 @@ impl ReplicaStore {
                 Some((opened.tree, Control::decode(recorded.clone())))
             }
             _ => {
-                Self::report(parts, "control row does not fit the log's record", "refill");
+                Self::report(parts, "control row does not fit the log's record");
                 None
             }
         }
     }
 
-    fn report(parts: &StoreParts, what: &str, action: &str) {
+    fn report(parts: &StoreParts, what: &str) {
         let kind = if what.contains("missing") {
-            "missing"
+            Kind::Missing
         } else {
-            "checksum"
+            Kind::Checksum
         };
-        parts.health.damaged(v1::DamageEvent {
-            shard_id: parts.id.shard_id,
-            replica_id: parts.id.replica_id,
-            structure: "tree".to_owned(),
-            position: what.to_owned(),
-            kind: kind.to_owned(),
-            action: action.to_owned(),
-            ..Default::default()
-        });
+        let replica = (parts.id.shard_id, parts.id.replica_id);
+        let damage = Damage::of_replica(replica, Structure::Tree, kind, Action::Refill, what);
+        parts.health.damaged(damage);
     }
 
     fn tree_id(parts: &StoreParts, generation: u64) -> TreeId {
@@ -367,7 +361,7 @@ impl ReplicaStore {
             return;
         }
         if state.tree.take().is_some() {
-            Self::report(&self.parts, &error.to_string(), "refill");
+            Self::report(&self.parts, &error.to_string());
             self.trust.send_replace(Trust::Refilling);
         }
     }
@@ -454,7 +448,9 @@ impl ReplicaStore {
         }
         self.trust.send_replace(Trust::Trusted);
         self.release_hold();
-        self.parts.health.repaired(self.parts.id.shard_id, "tree");
+        self.parts
+            .health
+            .repaired(self.parts.id.shard_id, Structure::Tree);
         self.remove_old_folders().await;
         Ok(())
     }
@@ -482,7 +478,9 @@ impl ReplicaStore {
         drop(old);
         self.trust.send_replace(Trust::Trusted);
         self.release_hold();
-        self.parts.health.repaired(self.parts.id.shard_id, "tree");
+        self.parts
+            .health
+            .repaired(self.parts.id.shard_id, Structure::Tree);
         self.remove_old_folders().await;
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::transfer::Receiver;
 use super::{ReplicaContext, expiry, hint, maintenance};
 use crate::disk::offload;
 use crate::error;
+use crate::health::Structure;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
 use crate::mutants::Mutant;
 use crate::raft::{
@@ -537,6 +538,7 @@ impl Replica {
             is_leader: metrics.state == ServerState::Leader,
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
+            last_log_term: self.store.group().last().map_or(0, |last| last.term),
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
             applied_index: self
                 .store
@@ -549,6 +551,7 @@ impl Replica {
             data_bytes,
             leader_node_id: leader.map_or(0, |node| node.node_id),
             descriptor: Some(self.descriptor()),
+            ..Default::default()
         }
     }
 
@@ -686,6 +689,15 @@ pub(super) async fn transfer_leadership(raft: &Raft, to_node: Option<u64>) -> bo
     raft.trigger().transfer_leader(target).await.is_ok()
 }
 
+impl Replica {
+    /// Its tree was read whole: what an earlier run left open of it in the ledger is no more.
+    fn found_whole(&self) {
+        let (health, id) = (&self.context.health, self.id);
+        health.verified(id.shard_id, id.replica_id, Structure::Tree);
+        health.verified(id.shard_id, id.replica_id, Structure::Record);
+    }
+}
+
 /// Verifies every record once after the start; what no request touches would else stay unseen.
 async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
     let Some(tree) = replica.store.tree() else { return };
@@ -695,8 +707,9 @@ async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
             Ok(report) => {
                 *replica.live.lock() = (report.live.records, report.live.bytes);
                 let bad = report.bad_files.first().or(report.bad_spans.first().map(|span| &span.error));
-                if let Some(damage) = bad {
-                    replica.store.set_aside(damage);
+                match bad {
+                    Some(damage) => replica.store.set_aside(damage),
+                    None => replica.found_whole(),
                 }
             }
             Err(TreeError::Closed) => {}

@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, read_file, write_file_atomically};
+use crate::health::Owner;
 
 const MAGIC: &[u8; 8] = b"REELKVID";
 const FORMAT: u32 = 1;
@@ -29,6 +30,15 @@ pub struct Identity {
     pub cluster_id: [u8; 16],
     /// Never reused in the cluster.
     pub node_id: u64,
+}
+
+impl From<Identity> for Owner {
+    fn from(identity: Identity) -> Self {
+        Self {
+            cluster_id: identity.cluster_id,
+            node_id: identity.node_id,
+        }
+    }
 }
 
 /// Why an identity cannot be used.

@@ -118,7 +118,7 @@ impl Node {
                     false => Ok(Say::Directory(v1::Directory::default())),
                 }
             }
-            Ask::Status(_) => Ok(Say::Status(self.node_status().await?.encode_to_vec().into())),
+            Ask::Status(_) => Ok(Say::Status(self.status_for_peers().await?.encode_to_vec().into())),
             body => self.require_member()?.answer_change(body, from_node_id).await,
         }
     }
@@ -210,9 +210,7 @@ impl Member {
         removed.map_err(|failed| error::internal(format!("removing a replica: {failed}")))?;
         self.lost.lock().remove(&id);
         // What was damaged is gone with it.
-        for structure in ["wal", "tree"] {
-            self.health.repaired(id.shard_id, structure);
-        }
+        self.health.gone(id.shard_id, id.replica_id);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use reelkv_proto::v1::{self, peer_request};
 use super::directory;
 use super::member::Member;
 use crate::error;
+use crate::health::{self, Action, Damage, Structure};
 use crate::raft::PeerNode;
 use crate::replica::{Comparison, Replica};
 
@@ -148,7 +149,7 @@ impl Member {
         };
         let comparison = replica.compare(learner).await?;
         if comparison != Comparison::Undecided {
-            self.health.repaired(shard_id, "digest");
+            self.health.repaired(shard_id, Structure::Digest);
         }
         match comparison {
             Comparison::Equal => Ok(()),
@@ -165,19 +166,17 @@ impl Member {
             // It was reported with its tree, which is being refilled.
             Comparison::LeaderDiffers => Err(refused("the leader's own tree is the one that differs")),
             Comparison::Undecided => {
-                if !self.health.is_open(shard_id, "digest") {
-                    self.health.damaged(v1::DamageEvent {
-                        node_id: self.node_id(),
-                        shard_id,
-                        replica_id: replica.id().replica_id,
-                        structure: "digest".to_owned(),
-                        position: "no majority of the voters holds the same records".to_owned(),
-                        kind: "differs".to_owned(),
-                        action: "wait: see the fault model, replicas that differ".to_owned(),
-                        ..Default::default()
-                    });
+                let why = "no majority of the voters holds the same records";
+                if !self.health.is_open(shard_id, Structure::Digest) {
+                    self.health.damaged(Damage::of_replica(
+                        (shard_id, replica.id().replica_id),
+                        Structure::Digest,
+                        health::Kind::Differs,
+                        Action::Decide,
+                        why,
+                    ));
                 }
-                Err(refused("no majority of the voters holds the same records"))
+                Err(refused(why))
             }
         }
     }
