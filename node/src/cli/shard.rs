@@ -1,4 +1,4 @@
-//! `shard list` and `shard transfer`.
+//! `shard list` and `shard transfer`; `shard recover` is in `recover`.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,14 @@ use serde_json::{Value as Json, json};
 use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
 use super::output::{OutputArgs, Table, hex, human_bytes, human_count, print, print_json, tell};
+use super::recover::{self, RecoverArgs};
 
-/// List shards, and move their leaders
+/// List shards, move their leaders, and recover what lost its majority
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ShardCommand {
     List(ListArgs),
     Transfer(TransferArgs),
+    Recover(RecoverArgs),
 }
 
 /// List the shards: ranges, leaders, replicas, sizes
@@ -49,6 +51,7 @@ pub(crate) async fn run(command: ShardCommand) -> Outcome {
     match command {
         ShardCommand::List(args) => list(args).await,
         ShardCommand::Transfer(args) => transfer(args).await,
+        ShardCommand::Recover(args) => recover::recover(args).await,
     }
 }
 

@@ -129,6 +129,19 @@ fn read_copy(disk: &dyn Disk, path: &Path) -> Result<Copy, IdentityError> {
 
 /// Reads both copies and heals one from the other.
 pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError> {
+    let loaded = peek(disk, dir)?;
+    if let Loaded::Known {
+        identity,
+        healed: true,
+    } = &loaded
+    {
+        store(disk, dir, identity)?;
+    }
+    Ok(loaded)
+}
+
+/// Reads both copies and changes nothing; `healed` says that one should be.
+pub(super) fn peek(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError> {
     let [first, second] = paths(dir);
     let copies = [read_copy(disk, &first)?, read_copy(disk, &second)?];
     Ok(match copies {
@@ -139,13 +152,10 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError>
         },
         // Two good copies that differ: neither can be told to be the newer.
         [Copy::Good(_), Copy::Good(_)] => Loaded::Damaged,
-        [Copy::Good(identity), _] | [_, Copy::Good(identity)] => {
-            store(disk, dir, &identity)?;
-            Loaded::Known {
-                identity,
-                healed: true,
-            }
-        }
+        [Copy::Good(identity), _] | [_, Copy::Good(identity)] => Loaded::Known {
+            identity,
+            healed: true,
+        },
         _ => Loaded::Damaged,
     })
 }

@@ -17,7 +17,7 @@ use super::driver::Driver;
 use super::identity::Identity;
 use super::node::{Node, NodeOptions, OpenError, Past};
 use super::watermarks::{Showing, Watermarks};
-use super::{driver, events, lost, meta, recall, watermarks};
+use super::{driver, events, lost, meta, recall, recover, watermarks};
 use crate::clock::{Instant, SharedClock, now};
 use crate::health::{Action, Damage, Health, Kind, Structure};
 use crate::raft::transport::SharedTransport;
@@ -40,6 +40,8 @@ pub struct Member {
     pub(super) replicas: Arc<Replicas>,
     pub(super) directory: DirectoryCopy,
     pub(super) watermarks: Arc<Watermarks>,
+    /// Nodes that an operator declared lost for good: nobody waits for them.
+    pub(super) lost_nodes: BTreeSet<NodeId>,
     pub(super) clocks: Arc<Clocks>,
     /// Replicas that do not run yet: the node does not know whether its log is the newest, or
     /// opens one after the other.
@@ -92,6 +94,11 @@ impl Member {
             &node.health,
         );
         let watermarks = Arc::new(watermarks);
+        let lost_nodes = recover::lost_nodes(&*node.disk, dir).unwrap_or_else(|(kind, what)| {
+            let damage = Damage::of_node(Structure::Quorum, kind, Action::None, what);
+            node.health.repaired_at_once(damage);
+            BTreeSet::new()
+        });
         let clocks = Arc::new(Clocks::new(identity.node_id, node.clock.clone()));
         let transport: SharedTransport = Arc::new(Showing {
             inner: node.transport.clone(),
@@ -123,6 +130,7 @@ impl Member {
             replicas: Replicas::new(context),
             directory: copy,
             watermarks,
+            lost_nodes,
             clocks,
             starting: Mutex::new(known),
             lost: Mutex::default(),

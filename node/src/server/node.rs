@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::directory::DirectoryCopy;
 use super::identity::{self, Identity, IdentityError, Loaded};
 use super::member::Member;
+use super::recover::LOST_NODES_FILE;
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::error;
@@ -188,6 +189,7 @@ impl Node {
                     "trees",
                     "directory",
                     "watermarks",
+                    LOST_NODES_FILE,
                     "identity.1",
                     "identity.2",
                 ]

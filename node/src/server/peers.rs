@@ -153,7 +153,8 @@ impl Member {
             Ask::Watermarks(told) => {
                 self.watermarks.learn(&told);
                 let known = self.directory.get();
-                let retired = directory::node(&known, from_node_id).is_some_and(|node| node.retired);
+                let retired = directory::node(&known, from_node_id).is_some_and(|node| node.retired)
+                    || self.lost_nodes.contains(&from_node_id);
                 Ok(Say::Watermarks(v1::WatermarksMessage {
                     retired,
                     started: self.is_started(),
