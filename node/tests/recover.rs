@@ -6,6 +6,7 @@ mod common;
 
 use std::io::Write;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use common::{Cluster, reelkv, told};
 use reelkv_client::{Client, CreateKeyspace, Keyspace};
@@ -27,7 +28,11 @@ fn value(n: u32) -> Vec<u8> {
 }
 
 async fn fill(cluster: &Cluster) -> Keyspace {
-    let client = Client::connect(cluster.addrs()).await.expect("a cluster");
+    // Elections and a replay lie between a restart and the first answer, on a busy machine.
+    let client = Client::builder()
+        .addrs(cluster.addrs())
+        .timeout(Duration::from_secs(60));
+    let client = client.build().await.expect("a cluster");
     let options = CreateKeyspace {
         shards: Some(2),
         ..Default::default()
@@ -171,6 +176,58 @@ async fn shards_that_lost_two_of_three_directories_are_served_from_the_third_and
         .expect("a read")
         .expect("a record");
     assert_eq!(after.value, b"one voter is enough"[..]);
+}
+
+/// Together the two are a majority of the old voters: they must not serve another past of the shards.
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_declared_lost_that_come_back_with_their_old_directories_join_as_new_ones() {
+    let mut cluster = cluster();
+    let keyspace = fill(&cluster).await;
+    let shards = shard_ids(&cluster);
+    for at in 0..3 {
+        cluster.kill(at);
+    }
+    for shard in &shards {
+        let flags = ["--offline", "--unsafe", "--unsafe", "--yes"];
+        let recovered = recover(&cluster, SURVIVOR, *shard, &flags, "");
+        assert!(recovered.status.success(), "{}", told(&recovered));
+    }
+    cluster.start_with(SURVIVOR, &SOON);
+    verify(&keyspace).await;
+    let written = keyspace.put(b"after".to_vec(), b"only here".to_vec()).await;
+    written.unwrap_or_else(|error| panic!("{error}\n{}", cluster.logs()));
+    for at in (0..3).filter(|at| *at != SURVIVOR) {
+        cluster.start_with(at, &SOON);
+    }
+    tokio::task::block_in_place(|| {
+        let deadline = std::time::Instant::now() + common::HEALTHY_MAX;
+        loop {
+            cluster.await_healthy();
+            let status = cluster.json(&["cluster", "status"]);
+            let nodes = status["nodes"].as_array().expect("a list");
+            let ids: Vec<_> = nodes.iter().filter_map(|node| node["node_id"].as_u64()).collect();
+            if ids == [3, 4, 5] {
+                break;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{ids:?}\n{}",
+                cluster.logs()
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    for at in (0..3).filter(|at| *at != SURVIVOR) {
+        let aside = cluster.nodes[at].data_dir.join("lost-1/wal");
+        assert!(aside.is_dir(), "what node {at} held is kept");
+    }
+    verify(&keyspace).await;
+    let after = keyspace
+        .get(b"after".to_vec())
+        .await
+        .expect("a read")
+        .expect("a record");
+    assert_eq!(after.value, b"only here"[..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

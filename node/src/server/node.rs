@@ -30,6 +30,9 @@ use crate::wal::{WalConfig, WalError};
 /// How long a fresh node waits before it asks again whether a cluster expects it.
 const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long the ledger of damage may take when the node stops.
+const LEDGER_MAX: Duration = Duration::from_millis(500);
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -412,8 +415,11 @@ impl Node {
         {
             tracing::warn!("the node did not stop in time; what is on disk is complete all the same");
         }
-        // A failure is in the ledger and in the log.
-        let _ = self.health.write().await;
+        // A failure is in the ledger and in the log; a disk that hangs must not hold the end up.
+        let written = tokio::time::timeout(LEDGER_MAX, self.health.write()).await;
+        if written.is_err() {
+            tracing::warn!("the ledger of damage was not written in time");
+        }
     }
 
     /// Ends the node's tasks without handing anything over, as far as they can still be ended:
