@@ -146,6 +146,7 @@ fn file_of_each_kind(data_dir: &Path) -> Vec<(&'static str, PathBuf)> {
         ("one copy of the identity", largest("/identity.1")),
         ("the copy of the directory", largest("/directory")),
         ("what it remembers of the others' logs", largest("/watermarks")),
+        ("the ledger of damage", data_dir.join("events")),
     ]
 }
 
@@ -171,8 +172,33 @@ async fn a_damaged_file_of_any_kind_is_told_repaired_and_never_answered_from() {
         });
         let log = cluster.log(at);
         assert!(log.contains("damage found"), "{how:?} was not told of\n{log}");
+        assert_told(&cluster, at, how);
         verify(&keyspace).await;
     }
+}
+
+/// What can always be told apart is in the node's ledger, and made good.
+fn assert_told(cluster: &Cluster, at: usize, how: Harm) {
+    let mut structures = vec!["identity", "directory"];
+    if !matches!(how, Harm::Gone) {
+        // Of these a missing one is like one that never was.
+        structures.extend(["watermarks", "events"]);
+    }
+    let addr = &cluster.nodes[at].addr;
+    let status = tokio::task::block_in_place(|| cluster.json(&["node", "status", "--node", addr]));
+    let events = status["damage"].as_array().expect("a list");
+    for structure in structures {
+        let told = events.iter().any(|event| {
+            event["structure"] == structure
+                && event["repaired_at_ms"].as_u64() >= event["detected_at_ms"].as_u64()
+        });
+        assert!(told, "{how:?}: {structure} is not in {events:#?}");
+    }
+    let open: Vec<_> = events
+        .iter()
+        .filter(|event| event["repaired_at_ms"].is_null())
+        .collect();
+    assert!(open.is_empty(), "{how:?}: {open:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reelkv_client::v1::{ClusterStatus, Health, InitClusterResponse, NodeDescriptor, NodeHealth};
-use reelkv_client::{Admin, ErrorKind};
+use reelkv_client::v1::{
+    ClusterStatus, DamageEvent, Health, InitClusterResponse, NodeDescriptor, NodeHealth, ShardStatus,
+};
+use reelkv_client::{Admin, ErrorKind, key};
+use reelkv_proto::types::split_stored_key;
 use serde_json::{Value as Json, json};
 
 use super::connect::{ConnectArgs, duration};
 use super::failure::{Failure, Outcome, Status};
-use super::output::{OutputArgs, Table, hex, human_bytes, human_count, print, print_json, verdict};
-use super::shard::{is_meta, status_json};
-use crate::clock;
+use super::node::damage_json;
+use super::output::{
+    OutputArgs, Table, hex, human_bytes, human_count, human_ms, one_line, print, print_json, verdict,
+};
+use super::shard::{is_meta, shard_id, status_json};
+use crate::clock::{self, Clock, SystemClock};
 
 /// Making a cluster forms all its shards; that may take longer than other requests.
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -103,7 +109,7 @@ async fn status(args: StatusArgs) -> Outcome {
     };
     let printed = match args.output.json {
         true => print_json(&cluster_json(&status)),
-        false => print(&cluster_text(&status)),
+        false => print(&cluster_text(&status, SystemClock.wall_ms())),
     };
     verdict(exit, printed)
 }
@@ -144,7 +150,7 @@ fn health_name(health: Health) -> &'static str {
     }
 }
 
-fn cluster_text(status: &ClusterStatus) -> String {
+fn cluster_text(status: &ClusterStatus, now_ms: u64) -> String {
     let mut nodes = Table::new(&[
         "#NODE",
         "ADDRESS",
@@ -166,14 +172,98 @@ fn cluster_text(status: &ClusterStatus) -> String {
             health.open_damage.to_string(),
         ]);
     }
-    format!(
-        "health   {}: {}\ncluster  {}\nshards   {}\n\n{}",
+    let mut text = format!(
+        "health   {}: {}\ncluster  {}\nshards   {}\nproofs   {}\n\n{}",
         health_name(status.health()),
         status.summary,
         hex(&status.cluster_id),
         shards_summary(status),
+        proofs_summary(status),
         nodes.text()
-    )
+    );
+    let details: Vec<_> = status
+        .nodes
+        .iter()
+        .flat_map(|health| damage_lines(health, now_ms))
+        .chain(status.shards.iter().flat_map(unproven_lines))
+        .collect();
+    if !details.is_empty() {
+        text.push_str(&format!("\n{}\n", details.join("\n")));
+    }
+    text
+}
+
+/// How old the oldest proof is, and how much is proven too rarely; a dash while no node says so.
+fn proofs_summary(status: &ClusterStatus) -> String {
+    let ages = || {
+        let age = |shard: &ShardStatus| Some((shard.oldest_proof_ms?, shard_id(shard)));
+        status.shards.iter().filter_map(age)
+    };
+    let never = ages().filter(|(age_ms, _)| *age_ms == 0).count();
+    let oldest = match (never, ages().max()) {
+        (_, None) => return "-".to_owned(),
+        (0, Some((age_ms, shard))) => format!("the oldest is {} old, of shard {shard}", human_ms(age_ms)),
+        (never, Some(_)) => format!("{never} shards hold something that was never proven"),
+    };
+    let thin: usize = status
+        .shards
+        .iter()
+        .map(|shard| shard.spans_under_two_copies.len())
+        .sum();
+    match thin {
+        0 => oldest,
+        _ => format!("{oldest}; {thin} spans have fewer than two proven copies"),
+    }
+}
+
+/// A line for each damage that is not repaired yet.
+fn damage_lines(health: &NodeHealth, now_ms: u64) -> Vec<String> {
+    let line = |event: &DamageEvent| {
+        let place = match event.shard_id {
+            0 => String::new(),
+            shard => format!(", shard {shard}, replica {}", event.replica_id),
+        };
+        one_line(&format!(
+            "damage   node {}{place}: {} {}, {}; told {} ago: {}",
+            event.node_id,
+            event.structure,
+            event.kind,
+            event.action,
+            human_ms(now_ms.saturating_sub(event.detected_at_ms)),
+            event.position,
+        ))
+    };
+    let mut lines: Vec<_> = health.damage.iter().map(line).collect();
+    let more = health.open_damage as usize - health.damage.len().min(health.open_damage as usize);
+    if more > 0 {
+        let node = health.node.as_ref().map_or(0, |node| node.node_id);
+        lines.push(format!(
+            "damage   node {node}: {more} more; see `reelkv node status`"
+        ));
+    }
+    lines
+}
+
+/// A line for each span that too few voters can prove.
+fn unproven_lines(shard: &ShardStatus) -> Vec<String> {
+    let spans = shard.spans_under_two_copies.iter();
+    let line = |span: &reelkv_client::v1::UnprovenSpan| {
+        let (id, from) = (shard_id(shard), key_text(&span.start_key, "(start)"));
+        let to = key_text(&span.end_key, "(end)");
+        one_line(&format!("unproven shard {id}, {from} to {to}: {}", span.reason))
+    };
+    spans.map(line).collect()
+}
+
+fn key_text(stored: &[u8], if_empty: &str) -> String {
+    match (stored.is_empty(), split_stored_key(stored)) {
+        (true, _) => if_empty.to_owned(),
+        (false, Some((keyspace, user_key))) if !user_key.is_empty() => {
+            format!("keyspace#{keyspace} {}", key::to_text(user_key))
+        }
+        (false, Some((keyspace, _))) => format!("keyspace#{keyspace}"),
+        (false, None) => format!("x'{}'", hex(stored)),
+    }
 }
 
 fn node_state(health: &NodeHealth) -> &'static str {
@@ -213,6 +303,7 @@ fn cluster_json(status: &ClusterStatus) -> Json {
         json["replicas"] = health.replicas.into();
         json["leaders"] = health.leaders.into();
         json["open_damage"] = health.open_damage.into();
+        json["damage"] = health.damage.iter().map(damage_json).collect();
         json
     };
     json!({
@@ -253,6 +344,7 @@ mod tests {
             replicas: 2,
             leaders: 1,
             open_damage: 0,
+            damage: Vec::new(),
         };
         let shard = |shard_id, leader_node_id| ShardStatus {
             descriptor: Some(ShardDescriptor {
@@ -281,16 +373,70 @@ mod tests {
 health   degraded: node 2 does not answer
 cluster  abab
 shards   1 and the meta shard, 2 of 4 replicas healthy; about 1,500 records, 2.0 KiB; 1 without a leader
+proofs   -
 
 NODE  ADDRESS         ZONE  STATE        REPLICAS  LEADERS  DAMAGE
    1  127.0.0.1:7301  a     up                  2        1       0
    2  127.0.0.1:7302  a     unreachable         2        1       0
 ";
-        assert_eq!(cluster_text(&example()), expected);
+        assert_eq!(cluster_text(&example(), 0), expected);
         let json = cluster_json(&example());
         assert_eq!(json["health"], "degraded");
         assert_eq!(json["nodes"][1]["reachable"], false);
         assert_eq!(json["shards"][1]["leader_node_id"], 0);
+    }
+
+    #[test]
+    fn open_damage_and_what_is_proven_too_rarely_have_a_line_each() {
+        let mut status = example();
+        status.nodes[1].open_damage = 3;
+        status.nodes[1].damage = vec![DamageEvent {
+            node_id: 2,
+            shard_id: 7,
+            replica_id: 4,
+            structure: "tree".to_owned(),
+            position: "tables/3\nat 4096".to_owned(),
+            kind: "checksum".to_owned(),
+            action: "refill".to_owned(),
+            detected_at_ms: 1_000,
+            repaired_at_ms: 0,
+        }];
+        status.shards[0].oldest_proof_ms = Some(61_000);
+        status.shards[1].oldest_proof_ms = Some(5_000);
+        status.shards[1].spans_under_two_copies = vec![reelkv_client::v1::UnprovenSpan {
+            start_key: vec![0, 0, 0, 1].into(),
+            end_key: Vec::new().into(),
+            reason: "1 proven copy".to_owned(),
+        }];
+        let text = cluster_text(&status, 13_000);
+        for expected in [
+            "proofs   the oldest is 1 min 1 s old, of shard 1; 1 spans have fewer than two proven copies\n",
+            "\ndamage   node 2, shard 7, replica 4: tree checksum, refill; told 12 s ago: tables/3\\nat 4096\n",
+            "\ndamage   node 2: 2 more; see `reelkv node status`\n",
+            "\nunproven shard 2, keyspace#1 to (end): 1 proven copy\n",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+        let json = cluster_json(&status);
+        assert_eq!(json["nodes"][1]["damage"][0]["kind"], "checksum");
+        assert_eq!(json["shards"][0]["oldest_proof_ms"], 61_000);
+        assert_eq!(
+            json["shards"][1]["spans_under_two_copies"][0]["start_key_hex"],
+            "00000001"
+        );
+        status.shards[1].oldest_proof_ms = Some(0);
+        let never = proofs_summary(&status);
+        assert!(
+            never.starts_with("1 shards hold something that was never proven"),
+            "{never}"
+        );
+        let json = cluster_json(&example());
+        assert_eq!(json["shards"][0]["oldest_proof_ms"], Json::Null);
+        assert_eq!(
+            json["shards"][0]["spans_under_two_copies"],
+            Json::Null,
+            "nobody says that there are none"
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! ([`failure`]). What can be refused without the cluster is refused before it is contacted.
 //!
 //! The commands are clients: they know of the cluster what the client library tells them. Three
-//! run nodes: `node start` one, `dev` three in its own process, `demo` three processes.
+//! run nodes: `node start` one, `dev` three in its own process, `demo` three processes. One, `shard
+//! recover`, works on the data directory of a node that does not run.
 
 mod cluster;
 mod completion;
@@ -19,6 +20,7 @@ mod keyspace;
 mod migrate;
 mod node;
 mod output;
+mod recover;
 mod render;
 mod shard;
 mod start;
@@ -293,6 +295,18 @@ mod tests {
             &["node", "status", "--node", "127.0.0.1:7302"],
             &["shard", "list", "--count"],
             &["shard", "transfer", "4", "--to", "2"],
+            &["shard", "recover", "--data-dir", "d1", "--shard", "4", "--json"],
+            &[
+                "shard",
+                "recover",
+                "--data-dir",
+                "d1",
+                "--shard",
+                "1",
+                "--unsafe",
+                "--unsafe",
+                "--yes",
+            ],
             &[
                 "import",
                 "postgres",
@@ -366,6 +380,12 @@ mod tests {
             (&["cluster", "init", "--replicas", "2"], "1, 3 or 5"),
             (&["cluster", "status", "--wait", "0s"], "--wait"),
             (&["shard", "transfer", "0", "--to", "1"], "<SHARD>"),
+            (&["shard", "recover", "--shard", "4"], "--data-dir"),
+            (&["shard", "recover", "--data-dir", "d1"], "--shard"),
+            (
+                &["shard", "recover", "--data-dir", "d1", "--shard", "4", "--yes"],
+                "--unsafe",
+            ),
             (
                 &["import", "postgres", "--url", "u", "--max-rows-per-second", "0"],
                 "--max-rows-per-second",

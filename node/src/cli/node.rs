@@ -8,7 +8,7 @@ use super::cluster::node_json;
 use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
 use super::output::{OutputArgs, Table, hex, human_bytes, human_count, human_ms, print, print_json};
-use super::shard::{find_node, role_name};
+use super::shard::{find_node, role_name, spans_json};
 use crate::clock::{Clock, SystemClock};
 use crate::config::NodeArgs;
 
@@ -113,6 +113,7 @@ fn replicas_table(replicas: &[ReplicaStatus]) -> Table {
         "#COMMITTED",
         "#APPLIED",
         "#CHECKPOINT",
+        "#PROVEN",
         "#RECORDS",
         "#BYTES",
     ]);
@@ -133,6 +134,7 @@ fn replicas_table(replicas: &[ReplicaStatus]) -> Table {
             replica.committed_index.to_string(),
             replica.applied_index.to_string(),
             replica.checkpoint_index.to_string(),
+            proven(replica),
             human_count(replica.records),
             human_bytes(replica.data_bytes),
         ]);
@@ -140,34 +142,45 @@ fn replicas_table(replicas: &[ReplicaStatus]) -> Table {
     table
 }
 
+/// How old the oldest proof is; a dash when the node does not prove.
+fn proven(replica: &ReplicaStatus) -> String {
+    match replica.oldest_proof_ms {
+        None => "-".to_owned(),
+        Some(0) => "never".to_owned(),
+        Some(age_ms) => format!("{} ago", human_ms(age_ms)),
+    }
+}
+
 fn damage_table(events: &[DamageEvent], now_ms: u64) -> Table {
     let mut table = Table::new(&[
-        "DETECTED",
-        "REPAIRED",
+        "#NODE",
         "#SHARD",
         "STRUCTURE",
+        "POSITION",
         "KIND",
         "ACTION",
-        "POSITION",
+        "DETECTED",
+        "REPAIRED AFTER",
     ]);
     let ago = |ms: u64| format!("{} ago", human_ms(now_ms.saturating_sub(ms)));
+    let or_dash = |id: u64| match id {
+        0 => "-".to_owned(),
+        id => id.to_string(),
+    };
     for event in events {
         let repaired = match event.repaired_at_ms {
             0 => "not yet".to_owned(),
-            at => format!("after {}", human_ms(at.saturating_sub(event.detected_at_ms))),
-        };
-        let shard = match event.shard_id {
-            0 => "-".to_owned(),
-            id => id.to_string(),
+            at => human_ms(at.saturating_sub(event.detected_at_ms)),
         };
         table.row([
-            ago(event.detected_at_ms),
-            repaired,
-            shard,
+            or_dash(event.node_id),
+            or_dash(event.shard_id),
             event.structure.clone(),
+            event.position.clone(),
             event.kind.clone(),
             event.action.clone(),
-            event.position.clone(),
+            ago(event.detected_at_ms),
+            repaired,
         ]);
     }
     table
@@ -204,12 +217,15 @@ fn replica_json(replica: &ReplicaStatus) -> Json {
         "applied_index": replica.applied_index,
         "checkpoint_index": replica.checkpoint_index,
         "next_version": replica.next_version,
+        "last_log_term": replica.last_log_term,
+        "oldest_proof_ms": replica.oldest_proof_ms,
+        "unproven_spans": replica.oldest_proof_ms.map(|_| spans_json(&replica.unproven_spans)),
         "records": replica.records,
         "data_bytes": replica.data_bytes,
     })
 }
 
-fn damage_json(event: &DamageEvent) -> Json {
+pub(crate) fn damage_json(event: &DamageEvent) -> Json {
     json!({
         "node_id": event.node_id,
         "shard_id": event.shard_id,
@@ -231,6 +247,7 @@ mod tests {
 
     fn example() -> NodeStatus {
         let damage = |shard_id, repaired_at_ms| DamageEvent {
+            node_id: 1,
             shard_id,
             structure: "tree".to_owned(),
             position: "tables/3 at 4096".to_owned(),
@@ -274,9 +291,10 @@ mod tests {
         for expected in [
             "node 1 at 127.0.0.1:7301, http -, zone -",
             "cluster none yet",
-            "2 5 voter trusted 3 0 0 0 0 0 0 0 B",
-            "1 min 0 s ago after 2 s 2 tree checksum refill tables/3 at 4096",
-            "1 min 0 s ago not yet - tree checksum refill tables/3 at 4096",
+            "2 5 voter trusted 3 0 0 0 0 0 - 0 0 B",
+            "NODE SHARD STRUCTURE POSITION KIND ACTION DETECTED REPAIRED AFTER",
+            "1 2 tree tables/3 at 4096 checksum refill 1 min 0 s ago 2 s",
+            "1 - tree tables/3 at 4096 checksum refill 1 min 0 s ago not yet",
         ] {
             assert!(lines.iter().any(|line| line == expected), "{expected}\n{text}");
         }
@@ -290,5 +308,16 @@ mod tests {
         assert_eq!(json["damage"][0]["repaired_at_ms"], 3_500);
         assert_eq!(json["damage"][1]["repaired_at_ms"], Json::Null);
         assert_eq!(json["replicas"][0]["state"], "trusted");
+        assert_eq!(json["replicas"][0]["oldest_proof_ms"], Json::Null);
+    }
+
+    #[test]
+    fn what_a_node_does_not_prove_has_no_age() {
+        let replica = |oldest_proof_ms| ReplicaStatus {
+            oldest_proof_ms,
+            ..Default::default()
+        };
+        let shown = [None, Some(0), Some(65_000)].map(|age| proven(&replica(age)));
+        assert_eq!(shown, ["-", "never", "1 min 5 s ago"]);
     }
 }

@@ -136,7 +136,7 @@ impl Table {
 }
 
 /// Control characters, which could break the lines or the terminal, are escaped.
-fn one_line(cell: &str) -> String {
+pub(crate) fn one_line(cell: &str) -> String {
     let shown = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),
         false => c.to_string(),

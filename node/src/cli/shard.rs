@@ -1,9 +1,9 @@
-//! `shard list` and `shard transfer`.
+//! `shard list` and `shard transfer`; `shard recover` is in `recover`.
 
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
-use reelkv_client::v1::{Directory, NodeDescriptor, ReplicaRole, ShardDescriptor, ShardStatus};
+use reelkv_client::v1::{Directory, NodeDescriptor, ReplicaRole, ShardDescriptor, ShardStatus, UnprovenSpan};
 use reelkv_client::{Admin, key};
 use reelkv_proto::types::{FIRST_USER_KEY, META_SHARD, ShardId, split_stored_key};
 use serde_json::{Value as Json, json};
@@ -11,12 +11,14 @@ use serde_json::{Value as Json, json};
 use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
 use super::output::{OutputArgs, Table, hex, human_bytes, human_count, print, print_json, tell};
+use super::recover::{self, RecoverArgs};
 
-/// List shards, and move their leaders
+/// List shards, move their leaders, and recover what lost its majority
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ShardCommand {
     List(ListArgs),
     Transfer(TransferArgs),
+    Recover(RecoverArgs),
 }
 
 /// List the shards: ranges, leaders, replicas, sizes
@@ -49,6 +51,7 @@ pub(crate) async fn run(command: ShardCommand) -> Outcome {
     match command {
         ShardCommand::List(args) => list(args).await,
         ShardCommand::Transfer(args) => transfer(args).await,
+        ShardCommand::Recover(args) => recover::recover(args).await,
     }
 }
 
@@ -253,6 +256,18 @@ pub(crate) fn role_name(role: ReplicaRole) -> &'static str {
     }
 }
 
+/// Spans in hexadecimal, as they are stored.
+pub(crate) fn spans_json(spans: &[UnprovenSpan]) -> Json {
+    let span = |span: &UnprovenSpan| {
+        json!({
+            "start_key_hex": hex(&span.start_key),
+            "end_key_hex": hex(&span.end_key),
+            "reason": span.reason,
+        })
+    };
+    spans.iter().map(span).collect()
+}
+
 /// What the cluster says of a shard; its keys in hexadecimal, as they are stored.
 pub(crate) fn status_json(shard: &ShardStatus) -> Json {
     let range = shard.descriptor.clone().unwrap_or_default();
@@ -280,6 +295,9 @@ pub(crate) fn status_json(shard: &ShardStatus) -> Json {
         "records": shard.records,
         "data_bytes": shard.data_bytes,
         "healthy_replicas": shard.healthy_replicas,
+        "oldest_proof_ms": shard.oldest_proof_ms,
+        // While no voter reports proofs, nobody knows of any such span, nor that there is none.
+        "spans_under_two_copies": shard.oldest_proof_ms.map(|_| spans_json(&shard.spans_under_two_copies)),
         "replicas": replicas,
     })
 }

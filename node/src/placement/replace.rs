@@ -8,18 +8,19 @@ use reelkv_proto::v1;
 
 use crate::clock::Instant;
 
-/// A member of a shard that its own node, though it answers, does not run.
+/// A member of a shard that its own node, though it answers, does not run; or one that there should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
     /// The shard.
     pub shard_id: ShardId,
-    /// The replica that is no more.
+    /// The replica that is no more; 0 when the shard has too few voters, as after its recovery from a
+    /// minority.
     pub replica_id: ReplicaId,
-    /// Where it was.
+    /// Where it was; 0 likewise.
     pub node_id: NodeId,
 }
 
-/// Replace a replica by a new one.
+/// Replace a replica by a new one, or add one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replacement {
     /// What is gone.
@@ -87,8 +88,57 @@ fn missing(
             };
             found.push((missing, leader, to));
         }
+        if voters().count() < directory.replicas as usize
+            && let Some(to) = home_of_another(directory, statuses, shard)
+        {
+            let missing = Missing {
+                shard_id: shard.shard_id,
+                replica_id: 0,
+                node_id: 0,
+            };
+            found.push((missing, leader, to));
+        }
     }
     found
+}
+
+/// Where a shard with too few voters gets another: where a learner was begun, else a node that answers and
+/// holds nothing of it, in another zone if there is one, with the fewest replicas.
+fn home_of_another(
+    directory: &v1::Directory,
+    statuses: &BTreeMap<NodeId, v1::NodeStatus>,
+    shard: &v1::ShardDescriptor,
+) -> Option<v1::NodeDescriptor> {
+    let node = |id: NodeId| {
+        directory
+            .nodes
+            .iter()
+            .find(|node| node.node_id == id && !node.retired)
+    };
+    let learner = v1::ReplicaRole::Learner;
+    let begun = shard.replicas.iter().filter(|replica| replica.role() == learner);
+    if let Some(begun) = begun.filter_map(|replica| node(replica.node_id)).next() {
+        return Some(begun.clone());
+    }
+    let members = || shard.replicas.iter().filter_map(|replica| node(replica.node_id));
+    let free = directory.nodes.iter().filter(|candidate| {
+        !candidate.retired
+            && members().all(|member| member.node_id != candidate.node_id)
+            && statuses.get(&candidate.node_id).is_some_and(|status| {
+                status
+                    .replicas
+                    .iter()
+                    .all(|replica| replica.shard_id != shard.shard_id)
+            })
+    });
+    let order = |candidate: &&v1::NodeDescriptor| {
+        let same_zone = members().any(|member| member.zone == candidate.zone);
+        let load = statuses
+            .get(&candidate.node_id)
+            .map_or(0, |status| status.replicas.len());
+        (same_zone, load, candidate.node_id)
+    };
+    free.min_by_key(order).cloned()
 }
 
 /// Shards with the node that leads them in the highest term.
@@ -288,6 +338,50 @@ mod tests {
             .map(|due| (due.missing.replica_id, due.to.node_id))
             .collect();
         assert_eq!(due, [(3, 5)], "the voter that is gone, and nothing else");
+    }
+
+    /// After a shard was recovered from a minority, which leaves it one voter.
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_with_too_few_voters_gets_another_where_nothing_of_it_is() {
+        let (mut directory, mut shard) = cluster();
+        directory.replicas = 3;
+        for (node, zone) in directory.nodes.iter_mut().zip(["a", "a", "b"]) {
+            node.zone = zone.to_owned();
+        }
+        shard.replicas.truncate(1);
+        let mut statuses = BTreeMap::from([
+            (1, status(&[(1, true)], &shard)),
+            (2, status(&[], &shard)),
+            (3, status(&[], &shard)),
+        ]);
+        let due = |directory: &v1::Directory, statuses: &BTreeMap<NodeId, v1::NodeStatus>| {
+            let mut sightings = Sightings::default();
+            let due = sightings.look(directory, statuses, crate::clock::now(), Duration::ZERO);
+            due.iter()
+                .map(|due| (due.missing.replica_id, due.leader, due.to.node_id))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(due(&directory, &statuses), [(0, 1, 3)], "in another zone");
+        statuses.insert(3, status(&[(9, false)], &shard));
+        assert_eq!(
+            due(&directory, &statuses),
+            [(0, 1, 2)],
+            "what is left of the shard is in the way"
+        );
+        statuses.remove(&2);
+        assert!(due(&directory, &statuses).is_empty(), "nobody is there");
+        shard.replicas.push(v1::ReplicaDescriptor {
+            role: v1::ReplicaRole::Learner.into(),
+            ..member(9, 3)
+        });
+        statuses.insert(1, status(&[(1, true)], &shard));
+        assert_eq!(
+            due(&directory, &statuses),
+            [(0, 1, 3)],
+            "it goes on where it was begun"
+        );
+        directory.replicas = 1;
+        assert!(due(&directory, &statuses).is_empty(), "one is enough");
     }
 
     #[test]

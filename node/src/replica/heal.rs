@@ -16,6 +16,7 @@ use reelkv_proto::v1::{self, PayloadState, peer_request, peer_response};
 
 use super::ReplicaContext;
 use crate::clock::now;
+use crate::health::{Action, Damage, Kind, Structure};
 use crate::raft::ReplicaMark;
 use crate::shard::LogId;
 use crate::wal::{EntryKind, FaultyEntry, GroupId, Wal, WalGroup};
@@ -49,7 +50,7 @@ pub(super) async fn heal(context: &Arc<ReplicaContext>, id: GroupId) -> io::Resu
         }
     }
     if damaged {
-        context.health.repaired(id.shard_id, "wal");
+        context.health.repaired(id.shard_id, Structure::Wal);
     }
     Ok(())
 }
@@ -66,16 +67,13 @@ fn report(context: &Arc<ReplicaContext>, group: &WalGroup) -> bool {
     let (Some(first), Some(last)) = (damaged.first(), damaged.last()) else {
         return false;
     };
-    context.health.damaged(v1::DamageEvent {
-        node_id: context.node_id,
-        shard_id: group.id().shard_id,
-        replica_id: group.id().replica_id,
-        structure: "wal".to_owned(),
-        position: format!("payloads of {} entries, {first} to {last}", damaged.len()),
-        kind: "checksum".to_owned(),
-        action: "heal".to_owned(),
-        ..Default::default()
-    });
+    context.health.damaged(Damage::of_replica(
+        (group.id().shard_id, group.id().replica_id),
+        Structure::Wal,
+        Kind::Checksum,
+        Action::Heal,
+        format!("payloads of {} entries, {first} to {last}", damaged.len()),
+    ));
     true
 }
 

@@ -50,15 +50,13 @@ impl Replica {
         self.caught_up(new).await
     }
 
-    /// Makes a learner a voter in the place of `old`. The caller has compared it with the others.
+    /// Makes a learner a voter, in the place of `old` if given. The caller has compared it with the others.
     ///
     /// # Errors
     /// `NotLeader` or `Unavailable`.
-    pub async fn promote(&self, learner: ReplicaId, old: ReplicaId) -> Result<(), v1::Error> {
-        let changes = vec![
-            ChangeMembers::AddVoterIds(BTreeSet::from([learner])),
-            ChangeMembers::RemoveVoters(BTreeSet::from([old])),
-        ];
+    pub async fn promote(&self, learner: ReplicaId, old: Option<ReplicaId>) -> Result<(), v1::Error> {
+        let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([learner]))];
+        changes.extend(old.map(|old| ChangeMembers::RemoveVoters(BTreeSet::from([old]))));
         bounded(
             self.raft()
                 .change_membership(ChangeMembers::Batch(changes), false),

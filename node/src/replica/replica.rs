@@ -23,6 +23,7 @@ use super::transfer::{Receiver, send_view};
 use super::{ReplicaContext, expiry, hint, maintenance};
 use crate::disk::offload;
 use crate::error;
+use crate::health::Structure;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
 use crate::mutants::Mutant;
 use crate::raft::{
@@ -36,6 +37,8 @@ use crate::wal::GroupId;
 /// A shard that was never initialised by its first replica's node is, after this long, by any other.
 const INITIALIZE_PATIENCE: Duration = Duration::from_secs(3);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Spans told in a status.
+const UNPROVEN_SPANS_TOLD_MAX: usize = 64;
 
 /// Followers that denied an entry they had acknowledged.
 #[derive(Default)]
@@ -532,6 +535,7 @@ impl Replica {
             is_leader: metrics.state == ServerState::Leader,
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
+            last_log_term: self.store.group().last().map_or(0, |last| last.term),
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
             applied_index: self
                 .store
@@ -544,7 +548,24 @@ impl Replica {
             data_bytes,
             leader_node_id: leader.map_or(0, |node| node.node_id),
             descriptor: Some(self.descriptor()),
+            oldest_proof_ms: None, // nothing is proven against the other voters yet
+            unproven_spans: self.unproven_spans(),
         }
+    }
+
+    /// What this replica cannot prove, for people.
+    fn unproven_spans(&self) -> Vec<v1::UnprovenSpan> {
+        let reason = match self.store.trust() {
+            Trust::Refilling => "there is no tree",
+            _ => "damaged",
+        };
+        let unproven = self.store.unproven();
+        let spans = unproven.iter().take(UNPROVEN_SPANS_TOLD_MAX).map(|range| v1::UnprovenSpan {
+            start_key: range.start,
+            end_key: range.end,
+            reason: reason.to_owned(),
+        });
+        spans.collect()
     }
 
     /// Gives leadership to another voter that has caught up, to `to` if named.
@@ -681,6 +702,15 @@ pub(super) async fn transfer_leadership(raft: &Raft, to_node: Option<u64>) -> bo
     raft.trigger().transfer_leader(target).await.is_ok()
 }
 
+impl Replica {
+    /// Its tree was read whole: what an earlier run left open of it in the ledger is no more.
+    fn found_whole(&self) {
+        let (health, id) = (&self.context.health, self.id);
+        health.verified(id.shard_id, id.replica_id, Structure::Tree);
+        health.verified(id.shard_id, id.replica_id, Structure::Record);
+    }
+}
+
 /// Verifies every record once after the start; what no request touches would else stay unseen.
 async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
     let Some(tree) = replica.store.tree() else { return };
@@ -690,8 +720,9 @@ async fn sweep(replica: Arc<Replica>, stop: CancellationToken) {
             Ok(report) => {
                 *replica.live.lock() = (report.live.records, report.live.bytes);
                 let bad = report.bad_files.first().or(report.bad_spans.first().map(|span| &span.error));
-                if let Some(damage) = bad {
-                    replica.store.found(damage);
+                match bad {
+                    Some(damage) => replica.store.found(damage),
+                    None => replica.found_whole(),
                 }
             }
             Err(TreeError::Closed) => {}

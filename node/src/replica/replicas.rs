@@ -15,6 +15,7 @@ use super::ReplicaContext;
 use super::heal;
 use super::replica::Replica;
 use crate::error;
+use crate::health::{Action, Damage, Kind, Structure};
 use crate::wal::GroupId;
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(1_000);
@@ -75,16 +76,13 @@ impl Replicas {
         match started {
             Ok(()) => StartOutcome::Started,
             Err(error) => {
-                self.context.health.damaged(v1::DamageEvent {
-                    node_id: self.context.node_id,
-                    shard_id: id.shard_id,
-                    replica_id: id.replica_id,
-                    structure: "wal".to_owned(),
-                    position: error.to_string(),
-                    kind: "unreadable".to_owned(),
-                    action: "replace replica".to_owned(),
-                    ..Default::default()
-                });
+                self.context.health.damaged(Damage::of_replica(
+                    (id.shard_id, id.replica_id),
+                    Structure::Wal,
+                    Kind::Unreadable,
+                    Action::ReplaceReplica,
+                    error.to_string(),
+                ));
                 StartOutcome::MustBeReplaced
             }
         }

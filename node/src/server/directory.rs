@@ -13,8 +13,10 @@ use prost::Message;
 use reelkv_proto::types::{KeyRange, KeyspaceId, NodeId, ShardId};
 use reelkv_proto::v1;
 
+use super::node::Past;
 use super::sealed;
 use crate::disk::SharedDisk;
+use crate::health::{Action, Damage, Health, Kind, Structure};
 
 /// The node's copy of the directory; a newer version replaces an older one.
 pub(super) struct DirectoryCopy {
@@ -25,14 +27,33 @@ pub(super) struct DirectoryCopy {
 }
 
 impl DirectoryCopy {
-    /// What the disk has, or an empty map.
-    pub fn open(disk: SharedDisk, path: PathBuf) -> Self {
-        let stored = sealed::load(&*disk, &path).and_then(|content| v1::Directory::decode(&content[..]).ok());
-        let directory = stored.unwrap_or_default();
+    /// What the disk has, or an empty map: a damaged copy is told, and learnt again from the others.
+    pub fn open(disk: SharedDisk, path: PathBuf, health: &Health, past: Past) -> Self {
+        let missing = || (Kind::Missing, "the file is missing".to_owned());
+        let loaded = sealed::load(&*disk, &path).and_then(|content| match content {
+            Some(content) => {
+                v1::Directory::decode(&content[..]).map_err(|error| (Kind::Checksum, error.to_string()))
+            }
+            // A member has it before it has its number.
+            None if past == Past::Recorded => Err(missing()),
+            None => Ok(v1::Directory::default()),
+        });
+        let directory = loaded.unwrap_or_else(|(kind, what)| {
+            let damage = Damage::of_node(Structure::Directory, kind, Action::Relearn, what);
+            health.repaired_at_once(damage);
+            v1::Directory::default()
+        });
+        let copy = Self::fresh(disk, path);
+        *copy.current.write() = Arc::new(directory);
+        copy
+    }
+
+    /// An empty map, whatever the disk has.
+    pub fn fresh(disk: SharedDisk, path: PathBuf) -> Self {
         Self {
             disk,
             path,
-            current: RwLock::new(Arc::new(directory)),
+            current: RwLock::default(),
             writing: Mutex::new(()),
         }
     }
@@ -97,13 +118,23 @@ pub(super) fn even_cuts(pieces: u32) -> Vec<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
     use crate::disk::{RealDisk, read_file, write_file_atomically};
+
+    /// A member's copy, and the kinds of damage that were told of it, all made good.
+    fn opened(path: &std::path::Path) -> (DirectoryCopy, Vec<String>) {
+        let health = Health::new(Arc::new(SystemClock));
+        let copy = DirectoryCopy::open(Arc::new(RealDisk), path.to_owned(), &health, Past::Recorded);
+        assert_eq!(health.open_count(), 0, "{:?}", health.events());
+        let told = health.events().into_iter().map(|event| event.kind);
+        (copy, told.collect())
+    }
 
     #[test]
     fn a_newer_map_is_kept_across_restarts_and_an_older_one_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("directory");
-        let open = || DirectoryCopy::open(Arc::new(RealDisk), path.clone());
+        let open = || opened(&path).0;
         let copy = open();
         copy.learn(v1::Directory {
             version: 5,
@@ -123,7 +154,7 @@ mod tests {
     fn a_plan_is_taken_where_there_is_nothing_and_gives_way_to_the_first_map() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("directory");
-        let open = || DirectoryCopy::open(Arc::new(RealDisk), path.clone());
+        let open = || opened(&path).0;
         let map = |version, replicas| v1::Directory {
             version,
             replicas,
@@ -140,18 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_no_map() {
+    #[allow(clippy::disallowed_methods)] // the file is taken away directly
+    fn a_damaged_file_is_no_map_and_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("directory");
-        DirectoryCopy::open(Arc::new(RealDisk), path.clone()).learn(v1::Directory {
+        opened(&path).0.learn(v1::Directory {
             version: 5,
             replicas: 3,
             ..Default::default()
         });
+        let (whole, told) = opened(&path);
+        assert_eq!((whole.get().version, told), (5, vec![]));
         let mut bytes = read_file(&RealDisk, &path).unwrap();
         bytes[6] ^= 1;
         write_file_atomically(&RealDisk, &path, &bytes).unwrap();
-        assert_eq!(DirectoryCopy::open(Arc::new(RealDisk), path).get().version, 0);
+        let (copy, told) = opened(&path);
+        assert_eq!((copy.get().version, told), (0, vec!["checksum".to_owned()]));
+        std::fs::remove_file(&path).unwrap();
+        let (copy, told) = opened(&path);
+        assert_eq!((copy.get().version, told), (0, vec!["missing".to_owned()]));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, read_file, write_file_atomically};
+use crate::health::Owner;
 
 const MAGIC: &[u8; 8] = b"REELKVID";
 const FORMAT: u32 = 1;
@@ -29,6 +30,15 @@ pub struct Identity {
     pub cluster_id: [u8; 16],
     /// Never reused in the cluster.
     pub node_id: u64,
+}
+
+impl From<Identity> for Owner {
+    fn from(identity: Identity) -> Self {
+        Self {
+            cluster_id: identity.cluster_id,
+            node_id: identity.node_id,
+        }
+    }
 }
 
 /// Why an identity cannot be used.
@@ -119,6 +129,19 @@ fn read_copy(disk: &dyn Disk, path: &Path) -> Result<Copy, IdentityError> {
 
 /// Reads both copies and heals one from the other.
 pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError> {
+    let loaded = peek(disk, dir)?;
+    if let Loaded::Known {
+        identity,
+        healed: true,
+    } = &loaded
+    {
+        store(disk, dir, identity)?;
+    }
+    Ok(loaded)
+}
+
+/// Reads both copies and changes nothing; `healed` says that one should be.
+pub(super) fn peek(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError> {
     let [first, second] = paths(dir);
     let copies = [read_copy(disk, &first)?, read_copy(disk, &second)?];
     Ok(match copies {
@@ -129,13 +152,10 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError>
         },
         // Two good copies that differ: neither can be told to be the newer.
         [Copy::Good(_), Copy::Good(_)] => Loaded::Damaged,
-        [Copy::Good(identity), _] | [_, Copy::Good(identity)] => {
-            store(disk, dir, &identity)?;
-            Loaded::Known {
-                identity,
-                healed: true,
-            }
-        }
+        [Copy::Good(identity), _] | [_, Copy::Good(identity)] => Loaded::Known {
+            identity,
+            healed: true,
+        },
         _ => Loaded::Damaged,
     })
 }

@@ -17,9 +17,9 @@ use super::driver::Driver;
 use super::identity::Identity;
 use super::node::{Node, NodeOptions, OpenError, Past};
 use super::watermarks::{Showing, Watermarks};
-use super::{driver, lost, meta, recall, watermarks};
+use super::{driver, events, lost, meta, recall, recover, watermarks};
 use crate::clock::{Instant, SharedClock, now};
-use crate::health::Health;
+use crate::health::{Action, Damage, Health, Kind, Structure};
 use crate::raft::transport::SharedTransport;
 use crate::replica::{Clocks, ReplicaContext, Replicas, StartOutcome};
 use crate::storage::Storage;
@@ -40,6 +40,8 @@ pub struct Member {
     pub(super) replicas: Arc<Replicas>,
     pub(super) directory: DirectoryCopy,
     pub(super) watermarks: Arc<Watermarks>,
+    /// Nodes that an operator declared lost for good: nobody waits for them.
+    pub(super) lost_nodes: BTreeSet<NodeId>,
     pub(super) clocks: Arc<Clocks>,
     /// Replicas that do not run yet: the node does not know whether its log is the newest, or
     /// opens one after the other.
@@ -67,6 +69,7 @@ impl Member {
     pub(super) async fn open(
         node: &Arc<Node>,
         identity: Identity,
+        past: Past,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
         let options = node.options.clone();
         let dir = &options.data_dir;
@@ -82,10 +85,20 @@ impl Member {
         )
         .await?;
         let storage = Storage::new(node.disk.clone(), dir.join("trees"), options.storage.clone())?;
-        let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"));
+        let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"), &node.health, past);
         let cluster_id = Bytes::copy_from_slice(&identity.cluster_id);
-        let watermarks = Watermarks::open(node.disk.clone(), dir.join("watermarks"), cluster_id.clone());
+        let watermarks = Watermarks::open(
+            node.disk.clone(),
+            dir.join("watermarks"),
+            cluster_id.clone(),
+            &node.health,
+        );
         let watermarks = Arc::new(watermarks);
+        let lost_nodes = recover::lost_nodes(&*node.disk, dir).unwrap_or_else(|(kind, what)| {
+            let damage = Damage::of_node(Structure::Quorum, kind, Action::None, what);
+            node.health.repaired_at_once(damage);
+            BTreeSet::new()
+        });
         let clocks = Arc::new(Clocks::new(identity.node_id, node.clock.clone()));
         let transport: SharedTransport = Arc::new(Showing {
             inner: node.transport.clone(),
@@ -117,6 +130,7 @@ impl Member {
             replicas: Replicas::new(context),
             directory: copy,
             watermarks,
+            lost_nodes,
             clocks,
             starting: Mutex::new(known),
             lost: Mutex::default(),
@@ -136,21 +150,26 @@ impl Member {
     /// Puts what is wrong with the log on record.
     fn report(&self, recovery: &Recovery) {
         for damage in &recovery.damage {
-            self.health.damaged(v1::DamageEvent {
-                node_id: self.node_id(),
-                shard_id: damage.group.map_or(0, |group| group.shard_id),
-                replica_id: damage.group.map_or(0, |group| group.replica_id),
-                structure: "wal".to_owned(),
-                position: format!("{} at {}: {}", damage.segment, damage.offset, damage.what),
-                kind: "checksum".to_owned(),
-                action: if damage.group.is_some() {
-                    "replace replica"
-                } else {
-                    "heal"
-                }
-                .to_owned(),
-                ..Default::default()
-            });
+            let replica = damage
+                .group
+                .map_or((0, 0), |group| (group.shard_id, group.replica_id));
+            let action = match damage.group {
+                Some(_) => Action::ReplaceReplica,
+                None => Action::Heal,
+            };
+            let is_missing = ["missing", "lost"].iter().any(|word| damage.what.contains(word));
+            let kind = match is_missing {
+                true => Kind::Missing,
+                false => Kind::Checksum,
+            };
+            let position = format!("{} at {}: {}", damage.segment, damage.offset, damage.what);
+            self.health.damaged(Damage::of_replica(
+                replica,
+                Structure::Wal,
+                kind,
+                action,
+                position,
+            ));
         }
     }
 
@@ -176,7 +195,10 @@ impl Member {
             self.starting.lock().remove(&group.id);
         }
         // Damage that concerns no replica is gone with the segment it was in.
-        self.health.repaired(0, "wal");
+        self.health.repaired(0, Structure::Wal);
+        let living = self.wal.groups();
+        self.health
+            .gone_unless(|shard_id, replica_id| living.contains(&GroupId { shard_id, replica_id }));
         self.recalled.store(true, Ordering::Release);
     }
 
@@ -186,8 +208,12 @@ impl Member {
     }
 
     async fn start_replica(&self, id: GroupId) {
-        if self.replicas.start(id).await == StartOutcome::MustBeReplaced {
-            self.lost.lock().insert(id);
+        match self.replicas.start(id).await {
+            // Recovery has read all of its log, and what was missing has been fetched.
+            StartOutcome::Started => self.health.verified(id.shard_id, id.replica_id, Structure::Wal),
+            StartOutcome::MustBeReplaced => {
+                self.lost.lock().insert(id);
+            }
         }
     }
 
@@ -209,6 +235,7 @@ impl Member {
         self.tasks
             .spawn(driver::run(Driver::new(self.clone()), stop.clone()));
         self.tasks.spawn(lost::replace_lost(self.clone(), stop.clone()));
+        self.tasks.spawn(events::hand_on(self.clone(), stop.clone()));
         self.tasks.close();
     }
 

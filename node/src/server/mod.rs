@@ -11,14 +11,20 @@
 //! - `bootstrap` makes a cluster; `keyspaces` cuts empty ranges for new tables.
 //! - `driver` runs where the meta shard's leader is and carries out what `placement` decides; `lost`
 //!   runs on every node and replaces followers that lost their log.
-//! - `replacing` carries a replacement out, where the shard is led.
-//! - `peers` answers other nodes, `admin` answers operators, `status` says how things are, `page`
-//!   says it in figures.
+//! - `recover` makes one replica the only voter of a shard that lost its majority, while the node does not run.
+//! - `replacing` carries a replacement out, where the shard is led; `events` hands on what a former leader told.
+//! - `peers` answers other nodes, `admin` answers operators, `status` says how things are (`proofs`: what was
+//!   proven of a shard), `page` says it in figures.
 
 mod admin;
+#[cfg(test)]
+mod alone;
 mod bootstrap;
 mod directory;
 mod driver;
+mod events;
+#[cfg(test)]
+mod events_test;
 mod execute;
 mod identity;
 mod keyspaces;
@@ -28,7 +34,9 @@ mod meta;
 mod node;
 mod page;
 mod peers;
+mod proofs;
 mod recall;
+pub mod recover;
 mod replacing;
 mod route;
 mod sealed;

@@ -1,5 +1,6 @@
 //! The process's node: fresh until it belongs to a cluster, then a member of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::directory::DirectoryCopy;
 use super::identity::{self, Identity, IdentityError, Loaded};
 use super::member::Member;
+use super::recover::LOST_NODES_FILE;
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::error;
-use crate::health::Health;
+use crate::health::{Action, Damage, Health, Kind, Owner, Structure};
 use crate::metrics::RequestMetrics;
 use crate::raft::transport::SharedTransport;
 use crate::replica::ReplicaSettings;
@@ -27,6 +29,9 @@ use crate::wal::{WalConfig, WalError};
 
 /// How long a fresh node waits before it asks again whether a cluster expects it.
 const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the ledger of damage may take when the node stops.
+const LEDGER_MAX: Duration = Duration::from_millis(500);
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -127,18 +132,23 @@ impl Node {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
             _ => directory(error),
         })?;
-        let health = Arc::new(Health::new(clock.clone()));
-        let identity = match identity::load(&*disk, &dir)? {
+        let loaded = identity::load(&*disk, &dir)?;
+        let owner = match &loaded {
+            Loaded::Known { identity, .. } => Some(Owner::from(*identity)),
+            Loaded::None | Loaded::Damaged => None,
+        };
+        let health = Health::open(disk.clone(), dir.join("events"), clock.clone(), owner);
+        let identity = match loaded {
             Loaded::Known { identity, healed } => {
                 if healed {
-                    health.damaged(identity_damage(identity.node_id, "one copy was bad", "heal"));
-                    health.repaired(0, "identity");
+                    health.repaired_at_once(identity_damage("one copy was bad", Action::Heal));
                 }
+                health.verified(0, 0, Structure::Identity);
                 Some(identity)
             }
             Loaded::None => None,
             Loaded::Damaged => {
-                health.damaged(identity_damage(0, "both copies are bad", "rejoin as a new node"));
+                health.damaged(identity_damage("both copies are bad", Action::Rejoin));
                 None
             }
         };
@@ -163,12 +173,15 @@ impl Node {
                 tokio::spawn(node.clone().wait_for_cluster());
             }
         }
+        // Not before it is certain that the directory is this node's: else nothing in it is changed.
+        tokio::spawn(node.health.clone().keep(node.stop.clone()));
         Ok(node)
     }
 
     /// Data without an identity belongs to a node that is no more: it must not be taken up under
     /// a new number. It is kept for whoever wants to look.
     fn set_leftovers_aside(&self) -> io::Result<()> {
+        self.health.set_aside();
         let dir = &self.options.data_dir;
         let entries = self.disk.list(dir)?;
         let leftovers: Vec<_> = entries
@@ -179,6 +192,7 @@ impl Node {
                     "trees",
                     "directory",
                     "watermarks",
+                    LOST_NODES_FILE,
                     "identity.1",
                     "identity.2",
                 ]
@@ -212,7 +226,7 @@ impl Node {
     ) -> Result<(), String> {
         if let Some(directory) = directory {
             let copy = self.options.data_dir.join("directory");
-            DirectoryCopy::open(self.disk.clone(), copy).learn(directory);
+            DirectoryCopy::fresh(self.disk.clone(), copy).learn(directory);
         }
         identity::store(&*self.disk, &self.options.data_dir, &identity).map_err(|e| e.to_string())?;
         let joined = self.become_member(identity, Past::None).await;
@@ -221,7 +235,8 @@ impl Node {
 
     /// Takes part in a cluster from now on.
     async fn become_member(self: &Arc<Self>, identity: Identity, past: Past) -> Result<(), OpenError> {
-        let (member, recovery) = Member::open(self, identity).await?;
+        self.health.belongs_to(identity.into());
+        let (member, recovery) = Member::open(self, identity, past).await?;
         *self.member.write() = Some(member.clone());
         self.joined.send_replace(true);
         member.start(self, recovery, past).await;
@@ -239,19 +254,9 @@ impl Node {
         let _joining = self.joining.lock().await;
         *self.member.write() = None;
         self.joined.send_replace(false);
-        self.health.damaged(v1::DamageEvent {
-            node_id: member.node_id(),
-            structure: "wal".to_owned(),
-            position: past,
-            kind: "outdated".to_owned(),
-            action: "rejoin as a new node".to_owned(),
-            ..Default::default()
-        });
+        let outdated = Damage::of_node(Structure::Wal, Kind::Outdated, Action::Rejoin, past);
+        self.health.damaged(outdated);
         member.stop().await;
-        for group in member.wal.groups() {
-            // Nothing of it is used any more.
-            self.health.repaired(group.shard_id, "wal");
-        }
         match self.set_leftovers_aside() {
             Ok(()) => {
                 tokio::spawn(self.clone().wait_for_cluster());
@@ -340,7 +345,7 @@ impl Node {
             node_id: registered.node_id,
         };
         self.take_number(identity, registered.directory).await?;
-        for structure in ["identity", "wal"] {
+        for structure in [Structure::Identity, Structure::Wal] {
             self.health.repaired(0, structure);
         }
         Ok(())
@@ -410,6 +415,11 @@ impl Node {
         {
             tracing::warn!("the node did not stop in time; what is on disk is complete all the same");
         }
+        // A failure is in the ledger and in the log; a disk that hangs must not hold the end up.
+        let written = tokio::time::timeout(LEDGER_MAX, self.health.write()).await;
+        if written.is_err() {
+            tracing::warn!("the ledger of damage was not written in time");
+        }
     }
 
     /// Ends the node's tasks without handing anything over, as far as they can still be ended:
@@ -439,19 +449,17 @@ impl Node {
 
 /// A name for data that is set aside: never one that is there, whichever of them were deleted.
 fn next_aside<'name>(names: impl Iterator<Item = &'name str>) -> String {
-    let kept = names.filter_map(|name| name.strip_prefix("lost-")?.parse::<u64>().ok());
-    format!("lost-{}", kept.max().unwrap_or(0) + 1)
+    let kept: BTreeSet<u64> = names
+        .filter_map(|name| name.strip_prefix("lost-")?.parse().ok())
+        .collect();
+    let after_last = kept.last().map_or(Some(1), |last| last.checked_add(1));
+    // Somebody may have made up a name with the highest number there is.
+    let free = after_last.or_else(|| (1..).find(|number| !kept.contains(number)));
+    format!("lost-{}", free.unwrap_or_default())
 }
 
-fn identity_damage(node_id: u64, what: &str, action: &str) -> v1::DamageEvent {
-    v1::DamageEvent {
-        node_id,
-        structure: "identity".to_owned(),
-        position: what.to_owned(),
-        kind: "checksum".to_owned(),
-        action: action.to_owned(),
-        ..Default::default()
-    }
+fn identity_damage(what: &str, action: Action) -> Damage {
+    Damage::of_node(Structure::Identity, Kind::Checksum, action, what)
 }
 
 #[cfg(test)]
@@ -463,5 +471,11 @@ mod tests {
         assert_eq!(next_aside([].into_iter()), "lost-1");
         assert_eq!(next_aside(["wal", "lost-2", "lost-x"].into_iter()), "lost-3");
         assert_eq!(next_aside(["lost-9", "lost-10"].into_iter()), "lost-11");
+        let last = "lost-18446744073709551615";
+        assert_eq!(next_aside([last, "lost-1"].into_iter()), "lost-2");
+        assert_eq!(
+            next_aside(["lost-", "lost--1", "lost-1.bad"].into_iter()),
+            "lost-1"
+        );
     }
 }

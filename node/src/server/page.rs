@@ -6,7 +6,7 @@
 //! - `reelkv_replicas{state}`, `reelkv_leaders`
 //! - `reelkv_shard_applied_index{shard}`, `reelkv_shard_records{shard}`,
 //!   `reelkv_shard_data_bytes{shard}`, `reelkv_shard_is_leader{shard}`
-//! - `reelkv_damage_total{structure,kind}`, `reelkv_damage_open`
+//! - `reelkv_damage_total{structure,kind}`, `reelkv_damage_open`, `reelkv_damage_repair_seconds`
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -23,6 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use reelkv_proto::v1;
 
 use super::admin::Front;
+use crate::health::{Kind, Repairs, Structure};
 use crate::rpc::http::HttpPage;
 
 /// States a replica can be in (`ReplicaStatus.state`), those that run first.
@@ -44,6 +45,7 @@ impl HttpPage for Front {
                 status,
                 found: node.health().counts(),
                 open: node.health().open_count() as u64,
+                repairs: node.health().repairs(),
             };
             let mut registry = Registry::default();
             registry.register_collector(Box::new(figures));
@@ -83,9 +85,11 @@ impl HttpPage for Front {
 struct Figures {
     status: v1::NodeStatus,
     /// Damage ever found, by structure and kind.
-    found: BTreeMap<(String, String), u64>,
+    found: BTreeMap<(Structure, Kind), u64>,
     /// Damage not repaired yet.
     open: u64,
+    /// How long repairs took.
+    repairs: Repairs,
 }
 
 impl Collector for Figures {
@@ -184,7 +188,7 @@ impl Figures {
         let help = "Damage found since the process started";
         let mut family = encoder.encode_descriptor("reelkv_damage", help, None, MetricType::Counter)?;
         for ((structure, kind), count) in &self.found {
-            let labels = [("structure", structure.as_str()), ("kind", kind.as_str())];
+            let labels = [("structure", structure.word()), ("kind", kind.word())];
             ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
         }
         gauges(
@@ -193,7 +197,26 @@ impl Figures {
             "Damage found and not yet repaired",
             None,
             [(vec![], self.open)],
-        )
+        )?;
+        let help = "Time from finding damage to its repair, of repairs since the process started";
+        let buckets: Vec<_> = self
+            .repairs
+            .buckets()
+            .map(|(bound_ms, count)| (bound_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1e3), count))
+            .collect();
+        encoder
+            .encode_descriptor(
+                "reelkv_damage_repair",
+                help,
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?
+            .encode_histogram::<NoLabelSet>(
+                self.repairs.sum_ms as f64 / 1e3,
+                self.repairs.count,
+                &buckets,
+                None,
+            )
     }
 }
 
@@ -221,83 +244,19 @@ fn gauges(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::node::{Node, NodeOptions};
+    use super::super::alone::Alone;
     use super::*;
-    use crate::clock::SimClock;
     use crate::disk::sim::SimDisk;
-    use crate::raft::transport::{Transport, TransportError, ViewStream};
-    use crate::replica::ReplicaSettings;
     use crate::rpc::handler::{AdminHandler, KvHandler};
-    use crate::storage::{EngineKind, StorageConfig};
-    use crate::wal::WalConfig;
-
-    /// A cluster of one has nobody to call.
-    struct Alone;
-
-    impl Transport for Alone {
-        fn call(
-            &self,
-            addr: &str,
-            _: v1::PeerRequest,
-            _: Duration,
-        ) -> BoxFuture<'static, Result<v1::PeerResponse, TransportError>> {
-            let lost = TransportError::Lost {
-                addr: addr.to_owned(),
-                reason: "alone".to_owned(),
-            };
-            async move { Err(lost) }.boxed()
-        }
-
-        fn fetch_view(
-            &self,
-            addr: &str,
-            _: v1::FetchViewRequest,
-        ) -> BoxFuture<'static, Result<ViewStream, TransportError>> {
-            let lost = TransportError::Lost {
-                addr: addr.to_owned(),
-                reason: "alone".to_owned(),
-            };
-            async move { Err(lost) }.boxed()
-        }
-    }
 
     async fn fresh(disk: &SimDisk) -> Front {
-        let options = NodeOptions {
-            data_dir: "/node".into(),
-            addr: "one:7700".to_owned(),
-            http_addr: String::new(),
-            zone: String::new(),
-            join: Vec::new(),
-            wal: WalConfig::default(),
-            storage: StorageConfig {
-                engine: EngineKind::Memory,
-                ..Default::default()
-            },
-            replicas: ReplicaSettings::default(),
-            driver_interval_ms: 1_000,
-            replace_after_ms: 60_000,
-        };
-        let clock = Arc::new(SimClock::new(1));
-        Front(
-            Node::open(options, disk.mount(), clock, Arc::new(Alone))
-                .await
-                .unwrap(),
-        )
+        Alone::on(disk).start().await
     }
 
     async fn cluster_of_one(disk: &SimDisk) -> Front {
-        let front = fresh(disk).await;
-        front
-            .init_cluster(v1::InitClusterRequest {
-                shards: 1,
-                replicas: 1,
-            })
-            .await
-            .unwrap();
-        front
+        Alone::on(disk).cluster().await
     }
 
     async fn read_unknown_keyspace(front: &Front) {
@@ -434,11 +393,13 @@ mod tests {
             ("reelkv_shard_is_leader", "gauge", ""),
             ("reelkv_damage", "counter", ""),
             ("reelkv_damage_open", "gauge", ""),
+            ("reelkv_damage_repair_seconds", "histogram", "seconds"),
         ];
         let text = encoded(Figures {
             status: v1::NodeStatus::default(),
             found: BTreeMap::new(),
             open: 0,
+            repairs: Repairs::default(),
         });
         for (name, kind, unit) in families {
             assert!(text.contains(&format!("# HELP {name} ")), "{name}\n{text}");
@@ -462,7 +423,7 @@ mod tests {
             ..Default::default()
         };
         let replicas = vec![replica(12, "trusted", 40), replica(3, "lost", 0)];
-        let found = BTreeMap::from([(("wal".to_owned(), "checksum".to_owned()), 5)]);
+        let found = BTreeMap::from([((Structure::Wal, Kind::Checksum), 5)]);
         let text = encoded(Figures {
             status: v1::NodeStatus {
                 replicas,
@@ -470,6 +431,7 @@ mod tests {
             },
             found,
             open: 2,
+            repairs: Repairs::default(),
         });
         assert_eq!(value(&text, r#"reelkv_shard_applied_index{shard="7"}"#), 40.0);
         assert_eq!(value(&text, r#"reelkv_replicas{state="trusted"}"#), 1.0);

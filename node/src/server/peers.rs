@@ -117,7 +117,7 @@ impl Node {
                     false => Ok(Say::Directory(v1::Directory::default())),
                 }
             }
-            Ask::Status(_) => Ok(Say::Status(self.node_status().await?.encode_to_vec().into())),
+            Ask::Status(_) => Ok(Say::Status(self.status_for_peers().await?.encode_to_vec().into())),
             body => self.require_member()?.answer_change(body, from_node_id).await,
         }
     }
@@ -152,7 +152,8 @@ impl Member {
             Ask::Watermarks(told) => {
                 self.watermarks.learn(&told);
                 let known = self.directory.get();
-                let retired = directory::node(&known, from_node_id).is_some_and(|node| node.retired);
+                let retired = directory::node(&known, from_node_id).is_some_and(|node| node.retired)
+                    || self.lost_nodes.contains(&from_node_id);
                 Ok(Say::Watermarks(v1::WatermarksMessage {
                     retired,
                     started: self.is_started(),
@@ -215,9 +216,7 @@ impl Member {
         removed.map_err(|failed| error::internal(format!("removing a replica: {failed}")))?;
         self.lost.lock().remove(&id);
         // What was damaged is gone with it.
-        for structure in ["wal", "tree"] {
-            self.health.repaired(id.shard_id, structure);
-        }
+        self.health.gone(id.shard_id, id.replica_id);
         Ok(())
     }
 

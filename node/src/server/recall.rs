@@ -139,6 +139,15 @@ impl Member {
             0 => self.options.join.len(),
             replicas => replicas as usize,
         };
+        if !self.lost_nodes.is_empty() {
+            // Nobody waits for nodes that an operator declared lost.
+            let there = known.nodes.iter().filter(|node| {
+                node.node_id != self.node_id() && !node.retired && !self.lost_nodes.contains(&node.node_id)
+            });
+            let there: Vec<String> = there.map(|node| node.addr.clone()).collect();
+            let needed = (of_cluster / 2).min(there.len());
+            return (there, needed);
+        }
         if known.nodes.is_empty() {
             others.extend(
                 self.options

@@ -11,6 +11,7 @@ use reelkv_proto::v1::{self, peer_request};
 use super::directory;
 use super::member::Member;
 use crate::error;
+use crate::health::{self, Action, Damage, Structure};
 use crate::raft::PeerNode;
 use crate::replica::{Comparison, Replica};
 
@@ -19,7 +20,7 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Member {
-    /// Replaces a replica of a shard led here. One replacement per shard at a time; the call
+    /// Replaces a replica of a shard led here; old id 0 adds one. One replacement per shard at a time; the call
     /// returns once the new replica is a voter.
     pub(super) async fn replace_replica(
         self: &Arc<Self>,
@@ -64,19 +65,20 @@ impl Member {
             addr: target.addr,
         };
         replica.settle_membership().await?;
-        let Some((old_node, _)) = replica.members().remove(&old) else {
+        let old_node = replica.members().remove(&old).map(|(node, _)| node);
+        if old != 0 && old_node.is_none() {
             return Err(error::invalid("old_replica_id", "no such member"));
-        };
+        }
         self.expel_learners_of_retired_nodes(&replica).await?;
-        if old_node.node_id == target.node_id {
+        if let Some(old_node) = old_node.filter(|node| node.node_id == target.node_id) {
             // The old replica is no more on that node; its record must not be in the way.
             self.remove_on(&old_node, shard_id, old).await?;
         }
         let new = self.make_learner(&replica, &target, old).await?;
         replica.add_learner(new, target.clone()).await?;
         self.check_learner(&replica, new, &target).await?;
-        replica.promote(new, old).await?;
-        tracing::info!(shard_id, old, new, "a replica was replaced");
+        replica.promote(new, (old != 0).then_some(old)).await?;
+        tracing::info!(shard_id, old, new, "a replica was replaced or added");
         Ok(new)
     }
 
@@ -148,7 +150,7 @@ impl Member {
         };
         let comparison = replica.compare(learner).await?;
         if comparison != Comparison::Undecided {
-            self.health.repaired(shard_id, "digest");
+            self.health.repaired(shard_id, Structure::Digest);
         }
         match comparison {
             Comparison::Equal => Ok(()),
@@ -165,19 +167,17 @@ impl Member {
             // It was reported with its tree, which is being refilled.
             Comparison::LeaderDiffers => Err(refused("the leader's own tree is the one that differs")),
             Comparison::Undecided => {
-                if !self.health.is_open(shard_id, "digest") {
-                    self.health.damaged(v1::DamageEvent {
-                        node_id: self.node_id(),
-                        shard_id,
-                        replica_id: replica.id().replica_id,
-                        structure: "digest".to_owned(),
-                        position: "no majority of the voters holds the same records".to_owned(),
-                        kind: "differs".to_owned(),
-                        action: "wait: see the fault model, replicas that differ".to_owned(),
-                        ..Default::default()
-                    });
+                let why = "no majority of the voters holds the same records";
+                if !self.health.is_open(shard_id, Structure::Digest) {
+                    self.health.damaged(Damage::of_replica(
+                        (shard_id, replica.id().replica_id),
+                        Structure::Digest,
+                        health::Kind::Differs,
+                        Action::Decide,
+                        why,
+                    ));
                 }
-                Err(refused("no majority of the voters holds the same records"))
+                Err(refused(why))
             }
         }
     }

@@ -5,12 +5,26 @@ use std::io;
 use std::path::Path;
 
 use crate::disk::{Disk, read_file, write_file_atomically};
+use crate::health::Kind;
 
-/// What a file holds; `None` when there is none, or it is damaged.
-pub(super) fn load(disk: &dyn Disk, path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = read_file(disk, path).ok()?;
-    let content = bytes.split_off(bytes.len().min(4));
-    (bytes == crc32fast::hash(&content).to_be_bytes()).then_some(content)
+/// What a file holds; `None` when there is none.
+///
+/// # Errors
+/// It is damaged, and how.
+pub(super) fn load(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, (Kind, String)> {
+    let mut bytes = match read_file(disk, path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err((Kind::Unreadable, error.to_string())),
+    };
+    let len = bytes.len();
+    let Some(content) = (len >= 4).then(|| bytes.split_off(4)) else {
+        return Err((Kind::Truncated, format!("{len} bytes are left of it")));
+    };
+    match bytes == crc32fast::hash(&content).to_be_bytes() {
+        true => Ok(Some(content)),
+        false => Err((Kind::Checksum, format!("{len} bytes, with another checksum"))),
+    }
 }
 
 /// Replaces a file's content, durably.
@@ -32,14 +46,19 @@ mod tests {
     fn a_file_holds_what_was_stored_last_and_a_damaged_one_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        assert_eq!(load(&RealDisk, &path), None);
+        assert_eq!(load(&RealDisk, &path), Ok(None));
         store(&RealDisk, &path, b"old").unwrap();
         store(&RealDisk, &path, b"new").unwrap();
-        assert_eq!(load(&RealDisk, &path).unwrap(), b"new");
-        for damaged in [&b"\0\0\0\0new"[..], b"abc", b""] {
+        assert_eq!(load(&RealDisk, &path), Ok(Some(b"new".to_vec())));
+        let damages = [
+            (&b"\0\0\0\0new"[..], Kind::Checksum),
+            (b"abc", Kind::Truncated),
+            (b"", Kind::Truncated),
+        ];
+        for (damaged, kind) in damages {
             write_file_atomically(&RealDisk, &path, damaged).unwrap();
             // An empty file is whole only if its checksum is there.
-            assert_eq!(load(&RealDisk, &path), None, "{damaged:?}");
+            assert_eq!(load(&RealDisk, &path).unwrap_err().0, kind, "{damaged:?}");
         }
     }
 }

@@ -11,9 +11,13 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::member::Member;
 use super::node::Node;
+use super::proofs;
+use crate::health;
 use crate::rpc::handler::Answer;
 
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Open damage of one node that the cluster's status names.
+const DAMAGE_NAMED_MAX: usize = 16;
 
 impl Node {
     /// This node.
@@ -33,6 +37,13 @@ impl Node {
         if let Some(member) = self.member() {
             member.fill_status(&mut status);
         }
+        Ok(status)
+    }
+
+    /// This node, for the others: without the history of what was repaired.
+    pub(super) async fn status_for_peers(self: &Arc<Self>) -> Answer<v1::NodeStatus> {
+        let mut status = self.node_status().await?;
+        status.damage.retain(health::is_open);
         Ok(status)
     }
 }
@@ -99,7 +110,7 @@ impl Member {
             });
         let mut statuses: BTreeMap<_, _> = join_all(asked).await.into_iter().flatten().collect();
         let mut own = v1::NodeStatus {
-            damage: self.health.events(),
+            damage: self.health.open_events(),
             ..Default::default()
         };
         self.fill_status(&mut own);
@@ -120,7 +131,7 @@ impl Member {
         let shards: Vec<_> = known
             .shards
             .iter()
-            .map(|shard| shard_status(shard, &statuses))
+            .map(|shard| shard_status(shard, &statuses, known.replicas))
             .collect();
         let (health, summary) = verdict(&nodes, &shards, known.replicas);
         Ok(v1::ClusterStatus {
@@ -136,16 +147,22 @@ impl Member {
 fn node_health(node: &v1::NodeDescriptor, status: Option<&v1::NodeStatus>) -> v1::NodeHealth {
     let replicas = status.map_or(&[][..], |status| &status.replicas);
     let damage = status.map_or(&[][..], |status| &status.damage);
+    let open = || damage.iter().filter(|event| health::is_open(event));
     v1::NodeHealth {
         node: Some(node.clone()),
         reachable: status.is_some(),
         replicas: replicas.len() as u32,
         leaders: replicas.iter().filter(|replica| replica.is_leader).count() as u32,
-        open_damage: damage.iter().filter(|event| event.repaired_at_ms == 0).count() as u32,
+        open_damage: open().count() as u32,
+        damage: open().take(DAMAGE_NAMED_MAX).cloned().collect(),
     }
 }
 
-fn shard_status(shard: &v1::ShardDescriptor, statuses: &BTreeMap<NodeId, v1::NodeStatus>) -> v1::ShardStatus {
+fn shard_status(
+    shard: &v1::ShardDescriptor,
+    statuses: &BTreeMap<NodeId, v1::NodeStatus>,
+    wanted_replicas: u32,
+) -> v1::ShardStatus {
     let replicas = || {
         statuses.iter().flat_map(|(node, status)| {
             status
@@ -162,9 +179,15 @@ fn shard_status(shard: &v1::ShardDescriptor, statuses: &BTreeMap<NodeId, v1::Nod
         .and_then(|(_, replica)| replica.descriptor.clone())
         .unwrap_or_else(|| shard.clone());
     let counted = |id: u64| descriptor.replicas.iter().any(|member| member.replica_id == id);
-    let healthy = replicas().filter(|(_, replica)| {
-        replica.state == "trusted" && replica.role() == v1::ReplicaRole::Voter && counted(replica.replica_id)
-    });
+    let healthy = || {
+        replicas().map(|(_, replica)| replica).filter(|replica| {
+            replica.state == "trusted"
+                && replica.role() == v1::ReplicaRole::Voter
+                && counted(replica.replica_id)
+        })
+    };
+    let healthy_replicas = healthy().count() as u32;
+    let proofs = proofs::of_shard(&descriptor, healthy(), wanted_replicas);
     // Any trusted replica can count records; the leader's own figures come first.
     let figures = leader
         .map(|(_, replica)| replica)
@@ -180,7 +203,11 @@ fn shard_status(shard: &v1::ShardDescriptor, statuses: &BTreeMap<NodeId, v1::Nod
         applied_index: leader.map_or(0, |(_, replica)| replica.applied_index),
         records: figures.map_or(0, |replica| replica.records),
         data_bytes: figures.map_or(0, |replica| replica.data_bytes),
-        healthy_replicas: healthy.count() as u32,
+        healthy_replicas,
+        oldest_proof_ms: proofs.as_ref().map(|proofs| proofs.oldest_ms),
+        spans_under_two_copies: proofs
+            .map(|proofs| proofs.spans_under_two_copies)
+            .unwrap_or_default(),
         descriptor: Some(descriptor),
     }
 }
@@ -211,7 +238,7 @@ fn verdict(nodes: &[v1::NodeHealth], shards: &[v1::ShardStatus], replicas: u32) 
         ));
     }
     if damage > 0 {
-        wrong.push(format!("{damage} damaged places are being repaired"));
+        wrong.push(format!("{damage} damaged places are not repaired yet"));
     }
     let health = match (leaderless, wrong.is_empty()) {
         (0, true) => v1::Health::Ok,

@@ -9,7 +9,7 @@
 //! remembered by whoever it tells, at once in memory. Once a second each node writes its memory
 //! to its disk and tells the others, so that all know what one of them was shown.
 //!
-//! File `watermarks` (`sealed`): an encoded `WatermarksMessage`. A damaged one is dropped: the
+//! File `watermarks` (`sealed`): an encoded `WatermarksMessage`. A damaged one is told and dropped: the
 //! others tell it again.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::member::Member;
 use super::sealed;
 use crate::disk::{SharedDisk, offload};
+use crate::health::{Action, Damage, Health, Kind, Structure};
 use crate::raft::transport::{SharedTransport, Transport, TransportError, ViewStream};
 use crate::replica::Clocks;
 use crate::wal::Wal;
@@ -53,12 +54,25 @@ struct Known {
 
 impl Watermarks {
     /// What the disk has of this cluster.
-    pub fn open(disk: SharedDisk, path: PathBuf, cluster_id: Bytes) -> Self {
-        let stored = sealed::load(&*disk, &path)
-            .and_then(|content| v1::WatermarksMessage::decode(&content[..]).ok())
-            .filter(|stored| stored.cluster_id == cluster_id);
-        let watermarks = stored.unwrap_or_default().watermarks;
-        let batches = watermarks.iter().map(|mark| (mark.node_id, mark.wal_batch));
+    pub fn open(disk: SharedDisk, path: PathBuf, cluster_id: Bytes, health: &Health) -> Self {
+        let loaded = sealed::load(&*disk, &path).and_then(|content| {
+            // There is none before the first second is over.
+            let Some(content) = content else {
+                return Ok(v1::WatermarksMessage::default());
+            };
+            match v1::WatermarksMessage::decode(&content[..]) {
+                Ok(stored) if stored.cluster_id == cluster_id => Ok(stored),
+                Ok(_) => Err((Kind::Foreign, "it is of another cluster".to_owned())),
+                Err(error) => Err((Kind::Checksum, error.to_string())),
+            }
+        });
+        let stored = loaded.unwrap_or_else(|(kind, what)| {
+            let damage = Damage::of_node(Structure::Watermarks, kind, Action::Relearn, what);
+            health.repaired_at_once(damage);
+            v1::WatermarksMessage::default()
+        });
+        let marks = stored.watermarks.iter();
+        let batches = marks.map(|mark| (mark.node_id, mark.wal_batch));
         let known = Known {
             batches: batches.collect(),
             unwritten: false,
@@ -213,7 +227,17 @@ mod tests {
     }
 
     fn open(path: &std::path::Path, cluster: &'static [u8]) -> Watermarks {
-        Watermarks::open(Arc::new(RealDisk), path.to_owned(), Bytes::from_static(cluster))
+        opened(path, cluster).0
+    }
+
+    /// The memory, and the kinds of damage that were told of it, all made good.
+    fn opened(path: &std::path::Path, cluster: &'static [u8]) -> (Watermarks, Vec<String>) {
+        let health = Health::new(Arc::new(crate::clock::SystemClock));
+        let cluster = Bytes::from_static(cluster);
+        let watermarks = Watermarks::open(Arc::new(RealDisk), path.to_owned(), cluster, &health);
+        assert_eq!(health.open_count(), 0, "{:?}", health.events());
+        let told = health.events().into_iter().map(|event| event.kind);
+        (watermarks, told.collect())
     }
 
     #[tokio::test]
@@ -237,16 +261,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_file_and_one_of_another_cluster_say_nothing() {
+    async fn a_damaged_file_and_one_of_another_cluster_are_told_and_say_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("watermarks");
-        let watermarks = open(&path, b"cluster");
+        let (watermarks, told) = opened(&path, b"cluster");
+        assert_eq!(told, Vec::<String>::new());
         watermarks.note(1, 7);
         watermarks.keep().await;
-        assert_eq!(open(&path, b"another").of(1), 0);
+        let (another, told) = opened(&path, b"another");
+        assert_eq!((another.of(1), told), (0, vec!["foreign".to_owned()]));
         let mut bytes = crate::disk::read_file(&RealDisk, &path).unwrap();
         bytes[5] ^= 1;
         write_file_atomically(&RealDisk, &path, &bytes).unwrap();
-        assert_eq!(open(&path, b"cluster").of(1), 0);
+        let (damaged, told) = opened(&path, b"cluster");
+        assert_eq!((damaged.of(1), told), (0, vec!["checksum".to_owned()]));
     }
 }

@@ -9,6 +9,7 @@ use reelkv_proto::v1;
 use tokio::sync::watch;
 
 use super::{Marked, ReplicaStore, State, StoreParts, Trust, other};
+use crate::health::Action;
 use crate::mutants::Mutant;
 use crate::raft::ReplicaMark;
 use crate::shard::{Control, LogId, Spans};
@@ -134,7 +135,7 @@ impl ReplicaStore {
         let opened = match parts.storage.open(mark.tree, compared).await {
             Ok(opened) => opened,
             Err(error) => {
-                Self::report(parts, &error, "refill");
+                Self::report(parts, &error, Action::Refill);
                 return None;
             }
         };
@@ -149,7 +150,7 @@ impl ReplicaStore {
             _ => {
                 let position = "does not fit the log's record".to_owned();
                 let what = "control row".to_owned();
-                Self::report(parts, &TreeError::Damaged { what, position }, "refill");
+                Self::report(parts, &TreeError::Damaged { what, position }, Action::Refill);
                 None
             }
         }

@@ -10,10 +10,10 @@ use std::io;
 
 use bytes::Bytes;
 use reelkv_proto::types::KeyRange;
-use reelkv_proto::v1;
 use tokio::sync::watch;
 
 use super::{ReplicaStore, State, StoreParts};
+use crate::health::{Action, Damage, Kind, Structure};
 use crate::mutants::Mutant;
 use crate::shard::Spans;
 use crate::storage::{SweepReport, Tree, TreeError};
@@ -72,7 +72,7 @@ impl ReplicaStore {
         match damage {
             TreeError::Damaged { .. } if !broken => {
                 if !state.is_damaged() {
-                    Self::report(&self.parts, damage, "repair");
+                    Self::report(&self.parts, damage, Action::Repair);
                 }
                 state.suspect = true;
                 self.tell_trust(&state);
@@ -102,7 +102,7 @@ impl ReplicaStore {
         }
         if state.tree.take().is_some() {
             state.unproven = Spans::default();
-            Self::report(&self.parts, error, "refill");
+            Self::report(&self.parts, error, Action::Refill);
             self.tell_trust(state);
         }
     }
@@ -111,7 +111,7 @@ impl ReplicaStore {
     pub fn distrust(&self, spans: &Spans, why: &TreeError) {
         let mut state = self.state.lock();
         if state.tree.is_some() && !spans.without(&state.unproven).is_empty() {
-            Self::report(&self.parts, why, "repair");
+            Self::report(&self.parts, why, Action::Repair);
             state.unproven.extend(spans);
             self.tell_trust(&state);
         }
@@ -141,7 +141,7 @@ impl ReplicaStore {
         self.tell_trust(&state);
         if !state.is_damaged() {
             tracing::info!(id = ?self.parts.id, "a tree was read whole again, and nothing was found");
-            self.parts.health.repaired(self.parts.id.shard_id, "tree");
+            self.told_repaired();
         }
         Ok(())
     }
@@ -183,7 +183,7 @@ impl ReplicaStore {
             state.trust()
         };
         if trust == Trust::Trusted {
-            self.parts.health.repaired(self.parts.id.shard_id, "tree");
+            self.told_repaired();
         }
         self.remove_old_folders().await;
     }
@@ -194,20 +194,18 @@ impl ReplicaStore {
             .send_if_modified(|known| std::mem::replace(known, trust) != trust);
     }
 
-    pub(super) fn report(parts: &StoreParts, damage: &TreeError, action: &str) {
+    pub(super) fn report(parts: &StoreParts, damage: &TreeError, action: Action) {
         let kind = match damage {
-            TreeError::Missing { .. } => "missing",
-            _ => "checksum",
+            TreeError::Missing { .. } => Kind::Missing,
+            _ => Kind::Checksum,
         };
-        parts.health.damaged(v1::DamageEvent {
-            shard_id: parts.id.shard_id,
-            replica_id: parts.id.replica_id,
-            structure: "tree".to_owned(),
-            position: damage.to_string(),
-            kind: kind.to_owned(),
-            action: action.to_owned(),
-            ..Default::default()
-        });
+        let replica = (parts.id.shard_id, parts.id.replica_id);
+        let damage = Damage::of_replica(replica, Structure::Tree, kind, action, damage.to_string());
+        parts.health.damaged(damage);
+    }
+
+    fn told_repaired(&self) {
+        self.parts.health.repaired(self.parts.id.shard_id, Structure::Tree);
     }
 
     /// Follows how far the tree is trusted.
