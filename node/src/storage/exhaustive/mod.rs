@@ -28,7 +28,8 @@ pub struct Exhausted {
     pub healed: u64,
     /// Of them, those refused, and read block by block.
     pub salvaged: u64,
-    /// The most records that one flipped bit cost.
+    /// The most keys that one flipped bit in the table with the most blocks cost. (A bit in a small table
+    /// above it may cost all: its one block spans the tree, and may hold a newer version of any key.)
     pub lost_by_a_bit_max: u64,
     /// Keys of the tree.
     pub keys: u64,
@@ -144,7 +145,9 @@ impl<'a> Run<'a> {
             let damage = [(table, Some(flipped(bytes, bit)))];
             let saved = self.salvage(format_args!("bit {bit} of {table}"), &damage, &self.subject.mark)?;
             let lost = self.subject.records.keys().filter(|key| saved.lost(key)).count() as u64;
-            self.counts.lost_by_a_bit_max = self.counts.lost_by_a_bit_max.max(lost);
+            if table == self.subject.largest() {
+                self.counts.lost_by_a_bit_max = self.counts.lost_by_a_bit_max.max(lost);
+            }
             if bit % 8 == 0 {
                 self.refused(format_args!("bit {bit} of {table}"), &damage)?;
             }

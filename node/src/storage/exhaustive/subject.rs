@@ -17,7 +17,7 @@ pub(super) const ID: TreeId = TreeId {
     replica_id: 2,
     generation: 3,
 };
-const KEYS: u32 = 90;
+const KEYS: u32 = 72;
 /// A damage: which bytes files have instead of their own. `None` is a file that is gone.
 pub(super) type Damage<'a> = &'a [(&'a str, Option<Vec<u8>>)];
 
@@ -72,6 +72,12 @@ impl Subject {
     pub fn tables(&self) -> impl Iterator<Item = &str> {
         let names = self.files.keys().map(String::as_str);
         names.filter(|name| name.starts_with("tables/"))
+    }
+
+    /// The table with the most blocks.
+    pub fn largest(&self) -> &str {
+        let largest = self.tables().max_by_key(|table| self.blocks(table).len());
+        largest.unwrap_or_default()
     }
 
     /// Where the data blocks of a table are.

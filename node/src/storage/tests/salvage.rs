@@ -42,10 +42,10 @@ async fn whatever_happens_to_a_small_tree_nothing_wrong_is_believed() {
         .await
         .unwrap_or_else(|case| panic!("{case}"));
     println!("{tried:?}");
-    assert!(tried.healed > 3_000 && tried.salvaged > 100_000, "{tried:?}");
+    assert!(tried.healed > 3_000 && tried.salvaged > 80_000, "{tried:?}");
     assert!(
-        tried.lost_by_a_bit_max <= tried.keys / 2,
-        "one bit costs one block's keys: {tried:?}"
+        (1..=30).contains(&tried.lost_by_a_bit_max),
+        "one bit costs the keys of one block: {tried:?}"
     );
 }
 
