@@ -36,8 +36,8 @@ pub struct Exhausted {
 }
 
 /// Flips every bit of a small tree of engine lsm, cuts each of its files at every length, and fills
-/// sectors, pages and blocks with zeros, junk, their neighbours and what another tree has there. Each
-/// time, the tree is opened as far as its raw files go, and salvaged. Needs a directory for the tree; the
+/// sectors, pages and blocks with zeros, junk, their neighbours and what another tree has there, and lets
+/// reads fail. Each time, the tree is opened as far as its raw files go, and salvaged. Needs a directory for the tree; the
 /// damage is done in memory. Takes seconds, and blocks.
 ///
 /// # Errors
@@ -63,6 +63,7 @@ pub async fn exhaustive(scratch: &Path) -> Result<Exhausted, String> {
         run.whole(table)?;
     }
     run.pairs(&tables)?;
+    run.refused_reads()?;
     run.weaker_marks(&tables)?;
     Ok(run.counts)
 }
@@ -247,6 +248,23 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// A device that does not give back what it holds.
+    fn refused_reads(&mut self) -> Result<(), String> {
+        for (seed, per_mille) in (1..=400).zip([30, 200, 600, 1_000].into_iter().cycle()) {
+            let case = format_args!("{per_mille} of 1000 reads refused, seed {seed}");
+            let disk = self.subject.refusing(per_mille, seed)?;
+            self.salvage_from(&*disk, case, &self.subject.mark)?;
+            let disk = self.subject.refusing(per_mille, seed)?;
+            let Subject { mark, folder, .. } = self.subject;
+            match check(&*disk, folder, Some(mark)) {
+                Ok(_) => {}
+                Err(error) if error.sets_tree_aside() || error.poisons_disk() => {}
+                Err(error) => return Err(format!("{case}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
     /// Marks that know less: in longer stretches, or nothing.
     fn weaker_marks(&mut self, tables: &[&str]) -> Result<(), String> {
         let mut mark = self.subject.mark.clone();
@@ -300,7 +318,7 @@ impl<'a> Run<'a> {
         self.salvage(case, damage, &self.subject.mark).map(drop)
     }
 
-    fn refused(&mut self, case: fmt::Arguments<'_>, damage: Damage<'_>) -> Result<(), String> {
+    fn refused(&self, case: fmt::Arguments<'_>, damage: Damage<'_>) -> Result<(), String> {
         let disk = self.subject.damaged(damage)?;
         match check(&*disk, &self.subject.folder, Some(&self.subject.mark)) {
             Err(error) if error.sets_tree_aside() => Ok(()),
@@ -315,7 +333,16 @@ impl<'a> Run<'a> {
         mark: &Mark,
     ) -> Result<Saved, String> {
         let disk = self.subject.damaged(damage)?;
-        let read = || lsm::salvage(&*disk, &self.subject.folder, mark).and_then(read_all);
+        self.salvage_from(&*disk, case, mark)
+    }
+
+    fn salvage_from(
+        &mut self,
+        disk: &dyn Disk,
+        case: fmt::Arguments<'_>,
+        mark: &Mark,
+    ) -> Result<Saved, String> {
+        let read = || lsm::salvage(disk, &self.subject.folder, mark).and_then(read_all);
         let saved = contain("salvaging", read).map_err(TreeError::from);
         let saved = saved.map_err(|error| format!("{case}: {error}"))?;
         for (key, expected) in &self.subject.records {

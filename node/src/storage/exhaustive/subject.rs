@@ -97,9 +97,20 @@ impl Subject {
             .collect()
     }
 
+    /// A device that holds the tree and refuses this share of all reads, in parts per thousand.
+    pub fn refusing(&self, per_mille: u32, seed: u64) -> Result<SharedDisk, String> {
+        let device = SimDisk::new(seed);
+        let disk = self.fill(device.mount(), &[])?;
+        device.fail_reads(per_mille);
+        Ok(disk)
+    }
+
     /// A device with the tree as it is after a damage.
     pub fn damaged(&self, damage: Damage<'_>) -> Result<SharedDisk, String> {
-        let disk = SimDisk::new(1).mount();
+        self.fill(SimDisk::new(1).mount(), damage)
+    }
+
+    fn fill(&self, disk: SharedDisk, damage: Damage<'_>) -> Result<SharedDisk, String> {
         let write = |name: &str, bytes: &[u8]| {
             let file = disk.open(&self.folder.join(name), Mode::CreateNew)?;
             file.write_at(0, bytes)

@@ -15,6 +15,9 @@ const PAGE_BYTES: usize = 4 << 10;
 /// After this many pages that cannot be read, nothing more of the file is tried.
 const BAD_PAGES_MAX: u32 = 64;
 
+/// Longest file that is read into memory whole: a list of half a million tables.
+const SMALL_BYTES_MAX: u64 = 16 << 20;
+
 /// Where a file is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -161,10 +164,71 @@ impl Reader {
     }
 }
 
-/// Reads a whole file from the device.
+/// Reads a whole small file from the device.
 pub(super) fn read_whole(disk: &dyn Disk, folder: &Path, name: &str) -> Result<Bytes, TreeError> {
     let mut reader = Reader::open(disk, folder, name, Source::Device)?;
+    if reader.len > SMALL_BYTES_MAX {
+        return Err(TreeError::damaged(name, "longer than any file of its kind"));
+    }
     let len = reader.len as usize;
     let bytes = reader.take(len)?.unwrap_or_default();
     reader.finish().map(|_| bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::disk::sim::SimDisk;
+
+    fn contents() -> Vec<u8> {
+        (0..3_000_000_u32).map(|at| (at % 251) as u8 + 1).collect()
+    }
+
+    fn device() -> (SimDisk, PathBuf) {
+        let (device, folder) = (SimDisk::new(7), PathBuf::from("tree"));
+        let disk = device.mount();
+        disk.create_dir_all(&folder).unwrap();
+        let file = disk.open(&folder.join("file"), Mode::CreateNew).unwrap();
+        file.write_at(0, &contents()).unwrap();
+        (device, folder)
+    }
+
+    #[test]
+    fn pieces_of_any_size_come_to_the_whole_file() {
+        let (device, folder) = device();
+        for size in [1, 33, 4_096, 1 << 20, 2_999_999] {
+            let mut reader = Reader::open(&*device.mount(), &folder, "file", Source::Device).unwrap();
+            let mut read = Vec::new();
+            for _ in 0..5_000 {
+                let Some(bytes) = reader.take(size).unwrap() else {
+                    break;
+                };
+                read.extend_from_slice(&bytes);
+                assert_eq!(reader.offset(), read.len() as u64);
+            }
+            assert!(read == contents()[..read.len()], "in pieces of {size}");
+            let sum = reader.finish().unwrap();
+            assert_eq!(sum.len, 3_000_000);
+            assert_eq!(sum.xxh3_128, xxhash_rust::xxh3::xxh3_128(&contents()));
+        }
+    }
+
+    #[test]
+    fn pages_that_are_refused_are_zeros_and_the_file_is_not_whole() {
+        let (device, folder) = device();
+        device.fail_reads(100);
+        let mut reader = Reader::open(&*device.mount(), &folder, "file", Source::Device).unwrap();
+        let mut zeros = 0;
+        for expected in contents().chunks(PAGE_BYTES) {
+            let bytes = reader.take(expected.len()).unwrap().unwrap();
+            let refused = bytes.iter().all(|byte| *byte == 0);
+            assert!(refused || bytes == expected);
+            zeros += u32::from(refused);
+        }
+        assert!((1..200).contains(&zeros), "{zeros} pages");
+        let error = reader.finish().unwrap_err();
+        assert!(error.sets_tree_aside(), "{error}");
+    }
 }

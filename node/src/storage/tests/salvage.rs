@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::damage::{Contents, answers_hold, filled, write};
 use super::*;
-use crate::storage::{Salvaged, exhaustive};
+use crate::storage::{Salvaged, Stretches, exhaustive};
 
 const NEXT: TreeId = TreeId { generation: 2, ..ID };
 
@@ -44,8 +44,8 @@ async fn whatever_happens_to_a_small_tree_nothing_wrong_is_believed() {
     println!("{tried:?}");
     assert!(tried.healed > 3_000 && tried.salvaged > 80_000, "{tried:?}");
     assert!(
-        (1..=30).contains(&tried.lost_by_a_bit_max),
-        "one bit costs the keys of one block: {tried:?}"
+        (1..=40).contains(&tried.lost_by_a_bit_max),
+        "one bit costs the keys of one block, about 35, and its neighbours: {tried:?}"
     );
 }
 
@@ -136,6 +136,52 @@ async fn a_missing_table_costs_its_own_keys_and_no_others() {
         assert_eq!(salvaged.control.as_deref(), control);
         assert_eq!(salvaged.bad_spans.len(), 1);
         std::fs::rename(away, bench.folder().join(gone)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_large_table_is_told_of_in_stretches_and_saved_block_by_block() {
+    let bench = Bench::new(EngineKind::Lsm);
+    let tree = bench.storage.create(ID).await.unwrap();
+    let big = "x".repeat(1_000);
+    let keys: Vec<String> = (0..8_000).map(|number| format!("k{number:04}")).collect();
+    for chunk in keys.chunks(500) {
+        let effects: Vec<_> = chunk.iter().map(|key| (key.as_str(), Some(&*big))).collect();
+        apply(&tree, &effects);
+    }
+    let mark = checkpoint(&tree, 1).await;
+    tree.close().await.unwrap();
+    let [note] = &mark.tables[..] else {
+        panic!("{mark:?}")
+    };
+    let Stretches { blocks_log2, list } = &note.stretches;
+    assert!(
+        *blocks_log2 > 0 && list.len() > 500,
+        "{} of 2^{blocks_log2}",
+        list.len()
+    );
+    assert!(mark.encode().len() < 10_000, "{} bytes", mark.encode().len());
+    let each = 1 << blocks_log2;
+    let path = bench.folder().join(&note.name);
+    let whole = std::fs::read(&path).unwrap();
+    let stretch_at: u32 = list[..400].iter().map(|stretch| stretch.bytes).sum();
+    // A bad header hides where the next block is and what it must be; bad contents hide nothing.
+    for (generation, at, lost_blocks) in [(2, 5, each), (3, 33 + 700, 1)] {
+        let mut data = whole.clone();
+        data[stretch_at as usize + at] ^= 1;
+        std::fs::write(&path, data).unwrap();
+        let into = TreeId { generation, ..ID };
+        let salvaged = bench.storage.salvage(ID, &mark, into).await.unwrap();
+        assert_eq!(salvaged.lost_blocks, lost_blocks);
+        let [span] = &salvaged.bad_spans[..] else {
+            panic!("{salvaged:?}")
+        };
+        let lost = keys.iter().filter(|key| span.holds(key.as_bytes())).count() as u64;
+        assert!(
+            (1..=lost_blocks * 5 + 1).contains(&lost),
+            "{lost} keys in {span:?}"
+        );
+        assert_eq!(salvaged.records + lost, keys.len() as u64);
     }
 }
 
