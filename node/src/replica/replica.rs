@@ -560,11 +560,14 @@ impl Replica {
             _ => "damaged",
         };
         let unproven = self.store.unproven();
-        let spans = unproven.iter().take(UNPROVEN_SPANS_TOLD_MAX).map(|range| v1::UnprovenSpan {
-            start_key: range.start,
-            end_key: range.end,
-            reason: reason.to_owned(),
-        });
+        let spans = unproven
+            .iter()
+            .take(UNPROVEN_SPANS_TOLD_MAX)
+            .map(|range| v1::UnprovenSpan {
+                start_key: range.start,
+                end_key: range.end,
+                reason: reason.to_owned(),
+            });
         spans.collect()
     }
 

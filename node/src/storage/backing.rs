@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::engine::Recovered;
+use super::engine::{Recovered, Remains};
 use super::{EngineKind, Mark, MemoryDevice, StorageConfig, TreeError, TreeId, lsm, table};
 use crate::disk::{Disk, SharedDisk};
 
@@ -64,6 +64,22 @@ impl Backing {
             Self::Lsm(shared) => lsm::open(disk, &folder, shared, id, mark),
             Self::Memory(device) => device.open(id, mark),
             Self::Sled => table::sled::open(disk, &folder, id, mark),
+        }
+    }
+
+    /// What can still be read of the tree of a mark, without opening it.
+    pub(crate) fn remains(
+        &self,
+        disk: &dyn Disk,
+        root: &Path,
+        mark: &Mark,
+    ) -> Result<Box<dyn Remains>, TreeError> {
+        match self {
+            Self::Lsm(_) => {
+                let folder = root.join(mark.tree.to_string());
+                Ok(Box::new(lsm::salvage(disk, &folder, mark)?))
+            }
+            Self::Memory(_) | Self::Sled => Err(TreeError::NotSalvageable { tree: mark.tree }),
         }
     }
 

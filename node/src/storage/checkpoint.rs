@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::mark::ControlRow;
+use super::control_row::ControlRow;
 use super::tree::{Tree, TreeInner};
 use super::{Mark, TreeError, TreeId};
 use crate::shard::LogId;
@@ -100,6 +100,8 @@ impl TreeInner {
             last_version,
             version_id: manifest.version_id,
             files: manifest.files,
+            contents: manifest.contents,
+            tables: manifest.tables,
         })
     }
 }

@@ -37,6 +37,12 @@ pub enum TreeError {
         /// The engine named by its mark.
         found: super::EngineKind,
     },
+    /// Nothing can be read of a damaged tree of this engine. Fill a new one from a peer.
+    #[error("nothing of tree {tree} can be salvaged")]
+    NotSalvageable {
+        /// The tree that was asked for.
+        tree: TreeId,
+    },
     /// The operating system refused. After a failed write or flush nothing on that disk is trusted.
     #[error("{what}: {message}")]
     Io {

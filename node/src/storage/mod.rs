@@ -42,14 +42,20 @@
 
 mod backing;
 mod checkpoint;
+mod control_row;
 mod engine;
 mod error;
+mod exhaustive;
 mod lsm;
 mod mark;
 mod record;
+mod salvage;
+mod scrub;
 mod store;
+mod stretches;
 mod sweep;
 mod table;
+mod table_note;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -61,11 +67,16 @@ use std::str::FromStr;
 
 pub use checkpoint::Sealed;
 pub use error::TreeError;
-pub use mark::{FileSum, Mark};
+pub use exhaustive::{Exhausted, exhaustive};
+pub use mark::{FileContents, FileSum, Mark};
 pub use record::StoredRecord;
+pub use salvage::Salvaged;
+pub use scrub::{ScrubCursor, ScrubStep};
 pub use store::{Opened, Storage, StorageConfig};
+pub use stretches::{Stretch, Stretches};
 pub use sweep::{BadSpan, SweepReport};
 pub use table::{MemoryDevice, OldTree};
+pub use table_note::TableNote;
 pub use tree::Tree;
 pub use view::{Digest, Expired, Lookup, Page, View};
 

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 use super::backing::Backing;
 use super::checkpoint::Position;
+use super::control_row::ControlRow;
 use super::engine::Recovered;
 use super::error::contain;
-use super::mark::ControlRow;
 use super::tree::{Tree, TreeInner};
 use super::{EngineKind, Mark, MemoryDevice, TreeError, TreeId};
 use crate::disk::{SharedDisk, offload};
@@ -56,15 +56,18 @@ pub struct Opened {
     pub applied: LogId,
     /// The checkpoint is newer than the mark: the WAL must record [`Tree::mark`] again.
     pub newer_than_mark: bool,
+    /// Small files of it that were damaged, and were put back as the mark has them. Nothing was
+    /// lost; whoever looks after the disk should know.
+    pub healed: Vec<TreeError>,
 }
 
 /// The trees of one node.
 pub struct Storage {
-    disk: SharedDisk,
-    root: PathBuf,
+    pub(super) disk: SharedDisk,
+    pub(super) root: PathBuf,
     engine: EngineKind,
     memtable_budget_bytes: u64,
-    backing: Backing,
+    pub(super) backing: Backing,
     open: Mutex<BTreeMap<TreeId, Slot>>,
     compactions: tokio::sync::Mutex<()>,
 }
@@ -82,7 +85,7 @@ impl std::fmt::Debug for Storage {
 }
 
 /// Keeps a tree's name reserved while it is created, opened or removed.
-struct Reservation<'a> {
+pub(super) struct Reservation<'a> {
     storage: &'a Storage,
     id: TreeId,
 }
@@ -163,9 +166,10 @@ impl Storage {
         let open = move || backing.open(&disk, &root, id, owned_mark.as_ref());
         let recovered = self.run("opening a tree", open).await?;
         let (position, control) = check_control(id, &recovered, mark)?;
-        let version_id = recovered.version_id;
+        let (version_id, healed) = (recovered.version_id, recovered.healed.clone());
         Ok(Opened {
             control,
+            healed,
             applied: position.applied,
             newer_than_mark: mark.map_or(version_id > 0, |mark| version_id > mark.version_id),
             tree: self.register(&reservation, recovered, position),
@@ -227,7 +231,7 @@ impl Storage {
         alive.map(Tree::from_inner).collect()
     }
 
-    fn reserve(&self, id: TreeId) -> Result<Reservation<'_>, TreeError> {
+    pub(super) fn reserve(&self, id: TreeId) -> Result<Reservation<'_>, TreeError> {
         let mut open = self.open.lock();
         match open.get(&id) {
             Some(Slot::Opening) => return Err(TreeError::InUse { tree: id }),
@@ -246,7 +250,7 @@ impl Storage {
         Tree::from_inner(inner)
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         doing: &'static str,
         job: impl FnOnce() -> Result<T, TreeError> + Send + 'static,

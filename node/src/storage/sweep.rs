@@ -9,18 +9,42 @@ use super::engine::Gap;
 use super::tree::Tree;
 use super::view::{Digest, View};
 
-/// Bad files and spans reported in detail; further spans are only counted.
+/// Bad files and spans reported one by one; the last span reaches over all that follow.
 const REPORTED_MAX: usize = 1_024;
 
 /// Keys about which nothing is known: `after < key <= through`. What lies between two spans can be scanned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadSpan {
-    /// The last good key before the span; `None` when it begins with the tree.
+    /// No key up to this one is concerned; `None` when the span begins with the tree.
     pub after: Option<Bytes>,
     /// The last key that may be concerned; `None` when the span reaches to the tree's end.
     pub through: Option<Bytes>,
     /// What was found.
     pub error: TreeError,
+}
+
+impl BadSpan {
+    /// The same keys as `[start, end)`; an empty end is none.
+    pub fn range(&self) -> (Bytes, Bytes) {
+        let behind = |key: &Option<Bytes>| key.as_ref().map(|key| successor(key)).unwrap_or_default();
+        (behind(&self.after), behind(&self.through))
+    }
+
+    /// Whether a key is in it.
+    pub fn holds(&self, key: &[u8]) -> bool {
+        let (start, end) = self.range();
+        *start <= *key && (end.is_empty() || *key < *end)
+    }
+}
+
+impl From<Gap> for BadSpan {
+    fn from(gap: Gap) -> Self {
+        Self {
+            after: gap.after,
+            through: gap.through,
+            error: gap.error,
+        }
+    }
 }
 
 /// What a sweep found.
@@ -36,9 +60,9 @@ pub struct SweepReport {
     pub file_bytes: u64,
     /// Files whose bytes are not what was written.
     pub bad_files: Vec<TreeError>,
-    /// Spans whose records cannot be believed, in key order.
+    /// Spans whose records cannot be believed, in key order. Together they hold all such keys.
     pub bad_spans: Vec<BadSpan>,
-    /// Bad spans found, including those not listed.
+    /// Bad spans found, each counted.
     pub bad_span_count: u64,
 }
 
@@ -50,12 +74,13 @@ impl SweepReport {
 
     fn add_bad(&mut self, after: Option<Bytes>, through: Option<Bytes>, error: TreeError) {
         self.bad_span_count += 1;
-        if self.bad_spans.len() < REPORTED_MAX {
-            self.bad_spans.push(BadSpan {
+        match self.bad_spans.last_mut() {
+            Some(last) if self.bad_span_count > REPORTED_MAX as u64 => last.through = through,
+            _ => self.bad_spans.push(BadSpan {
                 after,
                 through,
                 error,
-            });
+            }),
         }
     }
 }
@@ -69,6 +94,31 @@ impl Tree {
     pub async fn sweep(&self) -> Result<SweepReport, TreeError> {
         let tree = self.clone();
         self.inner.offload("sweeping", move || tree.sweep_now()).await
+    }
+
+    /// Keys of which nothing is known, from the device, in key order; no span touches the next. Gets and
+    /// scans of what lies outside are right; inside, an answer is right or an error. What is durable and
+    /// was replaced since, in memory, may be told of too.
+    ///
+    /// # Errors
+    /// The tree is broken or closed.
+    pub async fn bad_spans(&self) -> Result<Vec<BadSpan>, TreeError> {
+        let tree = self.clone();
+        let find = move || {
+            let inner = &tree.inner;
+            let view = tree.view();
+            let gaps = inner.guard("looking for gaps", || inner.engine.gaps())?;
+            let mut report = SweepReport::default();
+            sweep_around(&view, united(gaps), &mut report);
+            let found = report.bad_spans.into_iter().map(|span| Gap {
+                after: span.after,
+                through: span.through,
+                error: span.error,
+            });
+            let spans = united(found.collect()).into_iter().map(BadSpan::from).collect();
+            inner.guard("ending a sweep", || Ok(spans))
+        };
+        self.inner.offload("looking for gaps", find).await
     }
 
     fn sweep_now(&self) -> Result<SweepReport, TreeError> {
@@ -95,7 +145,7 @@ impl Tree {
 }
 
 /// Gaps in key order, none touching the next.
-fn united(mut gaps: Vec<Gap>) -> Vec<Gap> {
+pub(super) fn united(mut gaps: Vec<Gap>) -> Vec<Gap> {
     gaps.sort_by(|a, b| a.after.cmp(&b.after));
     let mut united: Vec<Gap> = Vec::new();
     for gap in gaps {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prost::Message;
+use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1;
 use tokio::sync::watch;
 
 use super::{Marked, ReplicaStore, State, StoreParts, Trust, other};
-use crate::health::Action;
+use crate::health::{Action, Damage, Kind, Structure};
 use crate::mutants::Mutant;
 use crate::raft::ReplicaMark;
 use crate::shard::{Control, LogId, Spans};
-use crate::storage::{Mark, Tree, TreeError, TreeId};
+use crate::storage::{Mark, Salvaged, Tree, TreeError, TreeId};
 
 /// A replica's applied state as it was found.
 struct Found {
@@ -95,22 +96,98 @@ impl ReplicaStore {
             tree: mark.tree.clone(),
         };
         let generation = mark.generation.max(newest_folder);
-        match Self::open_tree(parts, mark.tree.as_ref(), &mark.control).await {
-            Some((tree, control)) => Found {
+        if let Some((tree, control)) = Self::open_tree(parts, mark.tree.as_ref(), &mark.control).await {
+            return Found {
                 control,
                 tree: Some(tree),
                 generation,
                 marked,
                 unproven: mark.unproven,
-            },
-            None => Found {
-                control: Control::decode(mark.control),
-                tree: None,
-                generation,
-                marked: Marked { tree: None, ..marked },
-                unproven: Spans::default(),
-            },
+            };
         }
+        if let Some(salvaged) = Self::salvage(parts, &mark, generation + 1).await {
+            return salvaged;
+        }
+        Found {
+            control: Control::decode(mark.control),
+            tree: None,
+            generation,
+            marked: Marked { tree: None, ..marked },
+            unproven: Spans::default(),
+        }
+    }
+
+    /// Saves what can be proven of a damaged tree into another one and puts that on record, with the
+    /// keys that were lost. `None` when nothing can be, or when the control state of its checkpoint is
+    /// lost as well: tokens are nowhere else on this node.
+    async fn salvage(parts: &StoreParts, mark: &ReplicaMark, generation: u64) -> Option<Found> {
+        let damaged = mark.tree.as_ref()?;
+        let into = Self::tree_id(parts, generation);
+        let salvaged = match parts.storage.salvage(damaged.tree, damaged, into).await {
+            Ok(salvaged) => salvaged,
+            Err(error) => {
+                tracing::info!(id = ?parts.id, %error, "nothing could be saved of a damaged tree");
+                return None;
+            }
+        };
+        let mut unproven = mark.unproven.clone();
+        for span in &salvaged.bad_spans {
+            let (start, end) = span.range();
+            unproven.add(&KeyRange { start, end });
+        }
+        let (records, lost_blocks) = (salvaged.records, salvaged.lost_blocks);
+        match Self::put_salvaged_on_record(parts, mark, salvaged, &unproven).await {
+            Ok((tree, control, marked)) => {
+                tracing::info!(id = ?parts.id, records, lost_blocks, %unproven, "a damaged tree was saved");
+                if unproven.is_empty() {
+                    parts.health.repaired(parts.id.shard_id, Structure::Tree);
+                }
+                Some(Found {
+                    control,
+                    tree: Some(tree),
+                    generation,
+                    marked,
+                    unproven,
+                })
+            }
+            Err(error) => {
+                tracing::info!(id = ?parts.id, %error, "a tree that was saved cannot be used");
+                if let Err(error) = parts.storage.remove(into).await {
+                    tracing::warn!(%error, ?into, "a tree that was saved could not be removed");
+                }
+                None
+            }
+        }
+    }
+
+    async fn put_salvaged_on_record(
+        parts: &StoreParts,
+        mark: &ReplicaMark,
+        salvaged: Salvaged,
+        unproven: &Spans,
+    ) -> io::Result<(Tree, Control, Marked)> {
+        let row = salvaged.control.ok_or_else(|| other("its control row is lost"))?;
+        let control = Control::decode(v1::ControlState::decode(&row[..])?);
+        if control.applied() != mark.control.applied.map(LogId::from) {
+            return Err(other("its control row does not fit the log's record"));
+        }
+        let tree = salvaged.tree;
+        let sealed = tree
+            .seal(&row, control.applied().unwrap_or_default())
+            .map_err(other)?;
+        let files = tree.flush(sealed).await.map_err(other)?;
+        let record = ReplicaMark {
+            control: control.encode_without_tokens(),
+            tree: Some(files.clone()),
+            generation: tree.id().generation,
+            unproven: unproven.clone(),
+        };
+        parts.group.put_mark(record.encode()).await?;
+        let marked = Marked {
+            control: Some(record.control),
+            tree: Some(files),
+        };
+        Ok((tree, control, marked))
     }
 
     /// A tree may be ahead of its record: the log was lost to the disk between the two. openraft then
@@ -135,10 +212,16 @@ impl ReplicaStore {
         let opened = match parts.storage.open(mark.tree, compared).await {
             Ok(opened) => opened,
             Err(error) => {
-                Self::report(parts, &error, Action::Refill);
+                Self::report(parts, &error, Action::Repair);
                 return None;
             }
         };
+        for healed in &opened.healed {
+            let replica = (parts.id.shard_id, parts.id.replica_id);
+            let (kind, position) = (Kind::Checksum, healed.to_string());
+            let damage = Damage::of_replica(replica, Structure::Tree, kind, Action::Heal, position);
+            parts.health.repaired_at_once(damage);
+        }
         let control = v1::ControlState::decode(&opened.control[..]).map(Control::decode);
         match control {
             Ok(control) if control.applied() >= recorded.applied.map(LogId::from) => {
@@ -150,7 +233,7 @@ impl ReplicaStore {
             _ => {
                 let position = "does not fit the log's record".to_owned();
                 let what = "control row".to_owned();
-                Self::report(parts, &TreeError::Damaged { what, position }, Action::Refill);
+                Self::report(parts, &TreeError::Damaged { what, position }, Action::Repair);
                 None
             }
         }

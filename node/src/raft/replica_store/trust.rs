@@ -8,7 +8,6 @@
 
 use std::io;
 
-use bytes::Bytes;
 use reelkv_proto::types::KeyRange;
 use tokio::sync::watch;
 
@@ -205,7 +204,9 @@ impl ReplicaStore {
     }
 
     fn told_repaired(&self) {
-        self.parts.health.repaired(self.parts.id.shard_id, Structure::Tree);
+        self.parts
+            .health
+            .repaired(self.parts.id.shard_id, Structure::Tree);
     }
 
     /// Follows how far the tree is trusted.
@@ -226,13 +227,9 @@ impl ReplicaStore {
 
 /// The keys that a sweep could not prove.
 fn unproven_by(report: &SweepReport) -> Spans {
-    if report.bad_span_count > report.bad_spans.len() as u64 {
-        return Spans::everything(); // not all are listed
-    }
-    let behind = |key: &Option<Bytes>| key.as_ref().map(|key| [key, &[0][..]].concat());
     let ranges = report.bad_spans.iter().map(|span| {
-        let (start, end) = (behind(&span.after), behind(&span.through));
-        KeyRange::new(start.unwrap_or_default(), end.unwrap_or_default())
+        let (start, end) = span.range();
+        KeyRange { start, end }
     });
     ranges.collect()
 }

@@ -222,11 +222,11 @@ fn a_table_file_has_the_checksum_that_the_library_lists() {
     assert_eq!(manifest_file::tables(&list).unwrap(), listed);
     for (table_id, xxh3_128) in listed {
         let name = files::table_name(table_id);
-        assert_eq!(
-            files::sum_from_device(&RealDisk, folder.path(), &name)
-                .unwrap()
-                .xxh3_128,
-            xxh3_128
+        let survey = survey::survey(&RealDisk, folder.path(), &name, reader::Source::Device).unwrap();
+        assert_eq!(survey.sum.xxh3_128, xxh3_128);
+        assert!(
+            survey.note.is_some(),
+            "all its blocks are read without the library"
         );
     }
 }

@@ -3,33 +3,50 @@
 //! ```text
 //! current     u64 number N of the file list, u128 xxh3 of vN, u8 0     (little-endian)
 //! vN          the file list: see `manifest_file`
-//! tables/ID   sorted tables
+//! tables/ID   sorted tables: see `walk` and `block`
 //! ```
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::manifest_file;
-use crate::disk::{Disk, Mode, read_file};
+use super::reader::{Source, read_whole};
+use super::survey::survey;
+use crate::disk::{Disk, write_file_atomically};
+use crate::storage::mark::CONTENTS_BYTES_MAX;
 use crate::storage::record::{read_u64, read_u128};
-use crate::storage::{FileSum, Mark, TreeError, TreeId};
+use crate::storage::{FileContents, FileSum, Mark, TableNote, TreeError, TreeId};
 
 const CURRENT: &str = "current";
 const CURRENT_BYTES: usize = 25;
-const READ_BYTES: usize = 1 << 20;
+/// How names of tables begin.
+pub(super) const TABLES: &str = "tables/";
 
 pub(super) fn table_name(table_id: u64) -> String {
-    format!("tables/{table_id}")
+    format!("{TABLES}{table_id}")
 }
 
 fn list_name(version_id: u64) -> String {
     format!("v{version_id}")
 }
 
-/// Proves that a folder is whole and not older than its mark. Returns the number of its file list.
+/// A folder that is whole.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The number of its file list.
+    pub version_id: u64,
+    /// What is known of its tables.
+    pub notes: BTreeMap<u64, Arc<TableNote>>,
+    /// Small files that were put back.
+    pub healed: Vec<TreeError>,
+}
+
+/// Proves that a folder is whole and not older than its mark, after putting back small files
+/// that are damaged, if nothing else is.
 ///
 /// The library would verify neither `current` nor the file list, and would delete what they do not name.
 pub(super) fn check_folder(
@@ -37,49 +54,119 @@ pub(super) fn check_folder(
     folder: &Path,
     id: TreeId,
     mark: Option<&Mark>,
-) -> Result<u64, TreeError> {
+) -> Result<Checked, TreeError> {
+    match (check(disk, folder, id, mark), mark) {
+        (Err(error), Some(mark)) if error.sets_tree_aside() => {
+            let healed = put_back(disk, folder, mark, error)?;
+            let checked = check(disk, folder, id, Some(mark))?;
+            Ok(Checked { healed, ..checked })
+        }
+        (checked, _) => checked,
+    }
+}
+
+fn check(disk: &dyn Disk, folder: &Path, id: TreeId, mark: Option<&Mark>) -> Result<Checked, TreeError> {
     let exists = disk.exists(&folder.join(CURRENT));
     if !exists.map_err(|error| TreeError::unreadable(CURRENT, &error))? {
         return Err(TreeError::Missing { tree: id });
     }
-    let (version_id, list) = read_list(disk, folder)?;
+    let SmallFiles { version_id, list, .. } = read_small(disk, folder)?;
     if let Some(mark) = mark.filter(|mark| version_id < mark.version_id) {
         let position = format!("is at {version_id}, recorded was {}", mark.version_id);
         return Err(TreeError::damaged(CURRENT, position));
     }
     let tables = manifest_file::tables(&list)?;
     list_tables(disk, folder)?;
+    let mut notes = BTreeMap::new();
     for (table_id, xxh3_128) in &tables {
         let name = table_name(*table_id);
-        if sum_from_device(disk, folder, &name)?.xxh3_128 != *xxh3_128 {
+        let found = survey(disk, folder, &name, Source::Device)?;
+        if found.sum.xxh3_128 != *xxh3_128 {
             return Err(TreeError::damaged(name, "checksum mismatch"));
         }
+        notes.extend(found.note.map(|note| (*table_id, Arc::new(note))));
     }
     if let Some(mark) = mark.filter(|mark| version_id == mark.version_id) {
-        let found = sums_of(disk, folder, version_id, tables.into_iter())?;
-        compare(&found, &mark.files)?;
+        compare(&state(disk, folder, version_id, &tables)?.files, &mark.files)?;
     }
-    Ok(version_id)
+    Ok(Checked {
+        version_id,
+        notes,
+        healed: Vec::new(),
+    })
 }
 
-/// Reads `current` and the file list it names, and verifies both.
-fn read_list(disk: &dyn Disk, folder: &Path) -> Result<(u64, Vec<u8>), TreeError> {
-    let current = read(disk, folder, CURRENT)?;
+/// Puts the small files of the recorded state back. If there was a newer state, it is given up: the log
+/// is applied again from the recorded one.
+///
+/// # Errors
+/// `why`, when they are not what is wrong, or a recorded table is not whole. A write that fails.
+fn put_back(
+    disk: &dyn Disk,
+    folder: &Path,
+    mark: &Mark,
+    why: TreeError,
+) -> Result<Vec<TreeError>, TreeError> {
+    let is_wrong = |file: &&FileContents| match read_whole(disk, folder, &file.name) {
+        Ok(bytes) => bytes != file.bytes,
+        Err(_) => true,
+    };
+    let wrong: Vec<_> = mark.contents.iter().filter(is_wrong).collect();
+    let is_whole = |file: &FileSum| -> Result<bool, TreeError> {
+        match survey(disk, folder, &file.name, Source::Device) {
+            Ok(found) => Ok(found.sum == *file),
+            Err(error) if error.sets_tree_aside() => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    let mut all_whole = !wrong.is_empty();
+    for table in mark.files.iter().filter(|file| file.name.starts_with(TABLES)) {
+        all_whole = all_whole && is_whole(table)?;
+    }
+    if !all_whole {
+        return Err(why);
+    }
+    let mut healed = Vec::new();
+    for file in wrong {
+        let written = write_file_atomically(disk, &folder.join(&file.name), &file.bytes);
+        written.map_err(|error| TreeError::io("putting a file back", &error))?;
+        healed.push(TreeError::damaged(
+            &*file.name,
+            format!("{why}; put back as recorded"),
+        ));
+    }
+    Ok(healed)
+}
+
+/// `current`, and the file list that it names.
+struct SmallFiles {
+    version_id: u64,
+    current: Bytes,
+    list: Bytes,
+}
+
+/// Reads both from the device, and verifies them.
+fn read_small(disk: &dyn Disk, folder: &Path) -> Result<SmallFiles, TreeError> {
+    let current = read_whole(disk, folder, CURRENT)?;
     if current.len() != CURRENT_BYTES || current[CURRENT_BYTES - 1] != 0 {
         return Err(TreeError::damaged(CURRENT, "not of the form expected"));
     }
     let version_id = read_u64(&current, 0);
     let name = list_name(version_id);
-    let list = read(disk, folder, &name)?;
+    let list = read_whole(disk, folder, &name)?;
     if xxh3_128(&list) != read_u128(&current, 8) {
         return Err(TreeError::damaged(name, "checksum mismatch"));
     }
-    Ok((version_id, list))
+    Ok(SmallFiles {
+        version_id,
+        current,
+        list,
+    })
 }
 
 /// Lengths of the tables there are. The library stops at a name that is not a number.
 fn list_tables(disk: &dyn Disk, folder: &Path) -> Result<BTreeMap<u64, u64>, TreeError> {
-    let entries = disk.list(&folder.join("tables"));
+    let entries = disk.list(&folder.join(TABLES));
     let entries = entries.map_err(|error| TreeError::unreadable("tables", &error))?;
     let mut lengths = BTreeMap::new();
     for entry in entries {
@@ -113,64 +200,53 @@ fn compare(found: &[FileSum], recorded: &[FileSum]) -> Result<(), TreeError> {
     Ok(())
 }
 
+/// The files of one state.
+pub(super) struct FilesOfState {
+    pub files: Vec<FileSum>,
+    /// The small ones whole, unless they are too large for a mark.
+    pub contents: Vec<FileContents>,
+}
+
 /// The files of one state: `current` and the file list as they are on disk, verified against each
 /// other, and the tables by their checksums as written.
-pub(super) fn sums_of(
+pub(super) fn state(
     disk: &dyn Disk,
     folder: &Path,
     version_id: u64,
-    tables: impl Iterator<Item = (u64, u128)>,
-) -> Result<Vec<FileSum>, TreeError> {
-    let (listed, list) = read_list(disk, folder)?;
-    if listed != version_id {
-        return Err(TreeError::damaged(
-            CURRENT,
-            format!("is at {listed}, should be at {version_id}"),
-        ));
+    tables: &[(u64, u128)],
+) -> Result<FilesOfState, TreeError> {
+    let small = read_small(disk, folder)?;
+    if small.version_id != version_id {
+        let position = format!("is at {}, should be at {version_id}", small.version_id);
+        return Err(TreeError::damaged(CURRENT, position));
     }
-    let current = read(disk, folder, CURRENT)?;
-    let sum = |name: String, data: &[u8]| FileSum {
-        name,
-        len: data.len() as u64,
-        xxh3_128: xxh3_128(data),
-    };
-    let mut files = vec![sum(CURRENT.into(), &current), sum(list_name(version_id), &list)];
+    // The list comes first: put back in this order, `current` never names a list that is not there.
+    let contents = [
+        (list_name(version_id), small.list),
+        (CURRENT.to_owned(), small.current),
+    ];
+    let mut contents: Vec<_> = contents
+        .into_iter()
+        .map(|(name, bytes)| FileContents { name, bytes })
+        .collect();
+    let mut files: Vec<_> = contents
+        .iter()
+        .map(|file| FileSum {
+            name: file.name.clone(),
+            len: file.bytes.len() as u64,
+            xxh3_128: xxh3_128(&file.bytes),
+        })
+        .collect();
+    if contents.iter().map(|file| file.bytes.len()).sum::<usize>() > CONTENTS_BYTES_MAX {
+        contents.clear();
+    }
     let lengths = list_tables(disk, folder)?;
-    for (table_id, xxh3_128) in tables {
+    for &(table_id, xxh3_128) in tables {
         let name = table_name(table_id);
         let Some(&len) = lengths.get(&table_id) else {
             return Err(TreeError::damaged(name, "missing"));
         };
         files.push(FileSum { name, len, xxh3_128 });
     }
-    Ok(files)
-}
-
-/// Reads a whole file past the operating system's cache.
-pub(super) fn sum_from_device(disk: &dyn Disk, folder: &Path, name: &str) -> Result<FileSum, TreeError> {
-    let mut hasher = Xxh3Default::new();
-    let mut hash = || -> io::Result<u64> {
-        let file = disk.open(&folder.join(name), Mode::Read)?;
-        file.drop_cached()?;
-        let mut buffer = vec![0; READ_BYTES];
-        let mut at = 0;
-        loop {
-            let read = file.read_at(at, &mut buffer)?;
-            hasher.update(&buffer[..read]);
-            at += read as u64;
-            if read < buffer.len() {
-                return Ok(at);
-            }
-        }
-    };
-    let len = hash().map_err(|error| TreeError::unreadable(name, &error))?;
-    Ok(FileSum {
-        name: name.to_owned(),
-        len,
-        xxh3_128: hasher.digest128(),
-    })
-}
-
-fn read(disk: &dyn Disk, folder: &Path, name: &str) -> Result<Vec<u8>, TreeError> {
-    read_file(disk, &folder.join(name)).map_err(|error| TreeError::unreadable(name, &error))
+    Ok(FilesOfState { files, contents })
 }

@@ -18,15 +18,22 @@
 //!   other tables surface. The first error ends a scan.
 //! - Readers wait while a flush or compaction syncs its new list of files.
 
+mod block;
 #[cfg(test)]
 mod facts;
 mod files;
 mod filter;
 mod manifest_file;
 mod open;
+mod reader;
+mod rows;
+mod salvage;
+mod scrub;
+mod survey;
+mod walk;
 
 use std::ops::{Bound, ControlFlow};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,12 +41,16 @@ use bytes::Bytes;
 use lsm_tree::{AbstractTree, Guard, SeqNo, SequenceNumberCounter};
 
 pub(crate) use self::open::{Shared, create, open};
+pub(crate) use self::salvage::salvage;
 
 use self::files::table_name;
-use super::TreeError;
-use super::engine::{Engine, Gap, Manifest};
+use self::rows::{Rows, gap};
+use self::scrub::{FilesPass, Table};
+use self::survey::Notes;
+use super::engine::{Engine, Gap, Manifest, ScrubPass};
 use super::tree::VERSION_LIMIT;
-use crate::disk::SharedDisk;
+use super::{FileSum, Mark, TreeError, TreeId, table_note};
+use crate::disk::{Disk, SharedDisk};
 
 /// Numbers between two versions.
 const STEP_BITS: u32 = 20;
@@ -49,6 +60,8 @@ const STEPS_MARGIN: u64 = 1 << 10;
 const RECORD_PREFIX: u8 = 1;
 const CONTROL_KEY: [u8; 2] = [0, b'c'];
 const TABLE_BYTES_TARGET: u64 = 64 << 20;
+/// Read at a time when all files are verified.
+const SCRUB_STEP_BYTES: u64 = 64 << 20;
 /// This many flushed tables are merged with what is below them. Under overwriting each holds most of
 /// the keys once more: with four (the library's default) a directory grew to 4.4 times its live data.
 const FLUSHED_TABLES_MAX: u8 = 2;
@@ -65,6 +78,7 @@ pub(crate) struct LsmEngine {
     floor: Arc<AtomicU64>,
     disk: SharedDisk,
     folder: PathBuf,
+    notes: Notes,
 }
 
 /// The number that a view at `version` reads at, and that drops what no view from it on can see.
@@ -93,20 +107,6 @@ fn record_of(key: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&key[1..])
 }
 
-/// What a gap between two of the library's keys means for records; nothing, if it is within control rows.
-/// The key behind it may have a newer version inside it.
-fn gap(after: Option<&Bytes>, through: Option<&Bytes>, error: TreeError) -> Option<Gap> {
-    let is_record = |key: &&Bytes| key.first() == Some(&RECORD_PREFIX);
-    if through.is_some_and(|key| !is_record(&key)) {
-        return None;
-    }
-    Some(Gap {
-        after: after.filter(is_record).map(|key| record_of(key)),
-        through: through.map(|key| record_of(key)),
-        error,
-    })
-}
-
 fn read_error(what: &str, error: lsm_tree::Error) -> TreeError {
     match error {
         lsm_tree::Error::Io(error) => TreeError::unreadable(what, &error),
@@ -130,6 +130,23 @@ impl LsmEngine {
         let forgotten = lists.maintenance(&self.folder, above(oldest_view));
         forgotten.map_err(|error| write_error("removing old versions", error))
     }
+}
+
+/// Compares the raw files of a folder with its mark. Returns which small files were put back.
+///
+/// # Errors
+/// As opening it would fail.
+pub(crate) fn check_folder(
+    disk: &dyn Disk,
+    folder: &Path,
+    id: TreeId,
+    mark: Option<&Mark>,
+) -> Result<Vec<TreeError>, TreeError> {
+    files::check_folder(disk, folder, id, mark).map(|checked| checked.healed)
+}
+
+fn id_and_sum(table: &lsm_tree::Table) -> (u64, u128) {
+    (table.id(), table.checksum().into_u128())
 }
 
 fn write_error(what: &str, error: lsm_tree::Error) -> TreeError {
@@ -182,26 +199,25 @@ impl Engine for LsmEngine {
 
     fn gaps(&self) -> Result<Vec<Gap>, TreeError> {
         let mut gaps = Vec::new();
-        for table in self.tree.current_version().iter_tables() {
-            // One table's iterator does go on behind a bad block with what is right. A range that
-            // ends at a block's last key also reads the next block: the last good key is given up.
-            let (mut last, mut last_but_one) = (None, None);
-            let mut open: Option<TreeError> = None;
-            for item in table.iter() {
-                match item {
-                    Ok(item) => {
-                        let key = Bytes::copy_from_slice(&item.key.user_key);
-                        if let Some(error) = open.take() {
-                            gaps.extend(gap(last_but_one.as_ref(), Some(&key), error));
-                        }
-                        if last.as_ref() != Some(&key) {
-                            last_but_one = last.replace(key);
-                        }
-                    }
-                    Err(error) => open = open.or_else(|| Some(read_error(&table_name(table.id()), error))),
+        let version = self.tree.current_version(); // keeps its tables' files until the end
+        for (table_id, xxh3_128) in version.iter_tables().map(id_and_sum) {
+            let name = table_name(table_id);
+            let note = self.notes.of(&*self.disk, &self.folder, table_id, xxh3_128);
+            let (note, len) = (note.as_deref(), 0);
+            let mut rows = Rows::open(&*self.disk, &self.folder, &FileSum { name, len, xxh3_128 }, note)?;
+            loop {
+                // The library, asked for a range that ends at a block's last key, reads the next block too: the
+                // last good key is given up. It reads the first block for any key before it.
+                let next = rows.next()?;
+                let through = next.item.as_ref().map(|item| &item.key);
+                gaps.extend(next.lost.and_then(|lost| {
+                    let bounds = (None, note.and_then(|note| note.last.clone()));
+                    gap(lost.after_but_one.as_ref(), through, bounds, lost.error)
+                }));
+                if next.item.is_none() {
+                    break;
                 }
             }
-            gaps.extend(open.and_then(|error| gap(last_but_one.as_ref(), None, error)));
         }
         Ok(gaps)
     }
@@ -259,16 +275,21 @@ impl Engine for LsmEngine {
         let mut tries = 0;
         loop {
             let version = self.tree.current_version();
-            let tables = version
-                .iter_tables()
-                .map(|table| (table.id(), table.checksum().into_u128()));
-            let sums = files::sums_of(&*self.disk, &self.folder, version.id(), tables);
+            let tables: Vec<_> = version.iter_tables().map(id_and_sum).collect();
+            let state = files::state(&*self.disk, &self.folder, version.id(), &tables);
             tries += 1;
-            match sums {
-                Ok(files) => {
+            match state {
+                Ok(state) => {
+                    self.notes.keep(&tables);
+                    let note = |&(table_id, xxh3_128): &(u64, u128)| {
+                        let note = self.notes.of(&*self.disk, &self.folder, table_id, xxh3_128);
+                        note.map(|note| (*note).clone())
+                    };
                     return Ok(Manifest {
                         version_id: version.id(),
-                        files,
+                        files: state.files,
+                        contents: state.contents,
+                        tables: table_note::fit(tables.iter().filter_map(note).collect()),
                     });
                 }
                 Err(error) if tries == 3 || self.tree.current_version().id() == version.id() => {
@@ -280,25 +301,38 @@ impl Engine for LsmEngine {
     }
 
     fn verify_files(&self) -> Result<(u64, Vec<TreeError>), TreeError> {
-        let mut bytes = 0;
-        let mut bad = Vec::new();
-        let version = self.tree.current_version(); // keeps its tables' files until the end
-        for table in version.iter_tables() {
-            let name = files::table_name(table.id());
-            let sum = files::sum_from_device(&*self.disk, &self.folder, &name);
-            match sum {
-                Ok(sum) if sum.xxh3_128 == table.checksum().into_u128() => bytes += sum.len,
-                Ok(sum) => {
-                    bytes += sum.len;
-                    bad.push(TreeError::damaged(name, "checksum mismatch"));
-                }
-                Err(error) => bad.push(error),
+        let (mut bytes, mut bad) = (0, Vec::new());
+        let mut pass = self.scrub()?;
+        loop {
+            let mut piece = pass.step(SCRUB_STEP_BYTES)?;
+            bytes += piece.bytes;
+            bad.append(&mut piece.bad);
+            if piece.finished {
+                return Ok((bytes, bad));
             }
         }
-        if let Err(error) = self.manifest() {
-            bad.push(error);
-        }
-        Ok((bytes, bad))
+    }
+
+    fn scrub(&self) -> Result<Box<dyn ScrubPass>, TreeError> {
+        let version = self.tree.current_version();
+        let table = |(id, xxh3_128)| Table {
+            id,
+            xxh3_128,
+            note: self.notes.of(&*self.disk, &self.folder, id, xxh3_128),
+        };
+        let tables = version.iter_tables().map(id_and_sum).map(table).collect();
+        let found = match self.manifest() {
+            Err(error) if !error.sets_tree_aside() => return Err(error),
+            manifest => manifest.err().into_iter().collect(),
+        };
+        let (disk, folder) = (self.disk.clone(), self.folder.clone());
+        Ok(Box::new(FilesPass::new(
+            disk,
+            folder,
+            tables,
+            found,
+            Box::new(version),
+        )))
     }
 
     fn disk_bytes(&self) -> u64 {

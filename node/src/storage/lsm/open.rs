@@ -11,6 +11,7 @@ use lsm_tree::config::{
 };
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, SeqNo, SequenceNumberCounter};
 
+use super::survey::Notes;
 use super::{CONTROL_KEY, LsmEngine, STEP_BITS, files, filter, read_error};
 use crate::disk::SharedDisk;
 use crate::storage::engine::Recovered;
@@ -34,7 +35,7 @@ impl Shared {
 
 /// Creates an empty tree in an empty folder.
 pub(crate) fn create(disk: &SharedDisk, folder: &Path, shared: &Shared) -> Result<Recovered, TreeError> {
-    let engine = open_library(disk, folder, shared, |error| match error {
+    let engine = open_library(disk, folder, shared, Notes::default(), |error| match error {
         lsm_tree::Error::Io(error) => TreeError::io("creating a tree", &error),
         other => TreeError::damaged("creating a tree", other.to_string()),
     })?;
@@ -43,6 +44,7 @@ pub(crate) fn create(disk: &SharedDisk, folder: &Path, shared: &Shared) -> Resul
         control: None,
         version_id: 0,
         highest_version: 0,
+        healed: Vec::new(),
     })
 }
 
@@ -54,8 +56,11 @@ pub(crate) fn open(
     id: TreeId,
     mark: Option<&Mark>,
 ) -> Result<Recovered, TreeError> {
-    let version_id = files::check_folder(&**disk, folder, id, mark)?;
-    let engine = open_library(disk, folder, shared, |error| read_error("opening a tree", error))?;
+    let checked = files::check_folder(&**disk, folder, id, mark)?;
+    let notes = Notes::new(checked.notes);
+    let engine = open_library(disk, folder, shared, notes, |error| {
+        read_error("opening a tree", error)
+    })?;
     let control = engine.tree.get(CONTROL_KEY, SeqNo::MAX);
     let control = control.map_err(|error| read_error("control row", error))?;
     if control.is_none() && engine.tree.table_count() > 0 {
@@ -66,8 +71,9 @@ pub(crate) fn open(
     Ok(Recovered {
         engine: Box::new(engine),
         control,
-        version_id,
+        version_id: checked.version_id,
         highest_version: highest >> STEP_BITS,
+        healed: checked.healed,
     })
 }
 
@@ -75,6 +81,7 @@ fn open_library(
     disk: &SharedDisk,
     folder: &Path,
     shared: &Shared,
+    notes: Notes,
     map: impl FnOnce(lsm_tree::Error) -> TreeError,
 ) -> Result<LsmEngine, TreeError> {
     let counter = SequenceNumberCounter::default();
@@ -104,5 +111,6 @@ fn open_library(
         floor,
         disk,
         folder,
+        notes,
     })
 }

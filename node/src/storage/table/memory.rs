@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Change, Rows, Store, Table, TableEngine, flip_a_bit};
+use super::{Change, Rows, Store, Table, TableEngine, flip_a_bit, up_to};
 use crate::mutants::Mutant;
 use crate::storage::engine::Recovered;
 use crate::storage::{Mark, StoredRecord, TreeError, TreeId};
@@ -233,6 +234,14 @@ impl Store for OpenFolder {
 
     fn version_id(&self) -> u64 {
         self.with(|folder| folder.version_id).unwrap_or(0)
+    }
+
+    fn kept(&self, after: Option<&Bytes>, max_bytes: u64) -> Result<Vec<(Bytes, Bytes)>, TreeError> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(&after[..]));
+        self.with(|folder| {
+            let range = folder.rows.range::<[u8], _>((from, Bound::Unbounded));
+            up_to(max_bytes, range.map(|(key, row)| (key.clone(), row.clone())))
+        })
     }
 
     fn disk_bytes(&self) -> u64 {

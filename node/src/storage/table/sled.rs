@@ -11,6 +11,7 @@
 //! ```
 
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Change, Rows, Store, Table, TableEngine};
+use super::{Change, Rows, Store, Table, TableEngine, up_to};
 use crate::disk::{Disk, Mode, SharedDisk, read_file, write_file_atomically};
 use crate::shard::LogId;
 use crate::storage::engine::Recovered;
@@ -197,6 +198,24 @@ impl Store for SledStore {
         self.version_id.load(Ordering::Acquire)
     }
 
+    fn kept(&self, after: Option<&Bytes>, max_bytes: u64) -> Result<Vec<(Bytes, Bytes)>, TreeError> {
+        let from = match after {
+            Some(after) => Bound::Excluded(prefixed(after)),
+            None => Bound::Included(prefixed(b"")),
+        };
+        let range = self.db()?.range((from, Bound::Excluded(vec![RECORD_PREFIX + 1])));
+        let mut failed = None;
+        let rows = range.map_while(|item| match item {
+            Ok((key, row)) => Some((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(&row))),
+            Err(error) => {
+                failed = Some(sled_error(error));
+                None
+            }
+        });
+        let rows = up_to(max_bytes, rows);
+        failed.map_or(Ok(rows), Err)
+    }
+
     fn disk_bytes(&self) -> u64 {
         self.db()
             .and_then(|db| db.size_on_disk().map_err(sled_error))
@@ -218,6 +237,8 @@ impl Store for SledStore {
             last_version: 0,
             version_id: self.version_id(),
             files,
+            contents: Vec::new(),
+            tables: Vec::new(),
         };
         let path = self.folder.join(CLEAN);
         write_file_atomically(&*self.disk, &path, &proof.encode()).map_err(|error| io(&error))

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::storage::checkpoint::Position;
-use crate::storage::engine::{Engine, Gap, Manifest};
+use crate::storage::engine::{Engine, Gap, Manifest, ScrubPass};
 use crate::storage::tree::TreeInner;
 
 /// Flushes tried, by the one test that flushes.
@@ -83,12 +83,16 @@ impl Engine for Bad {
     fn manifest(&self) -> Result<Manifest, TreeError> {
         Ok(Manifest {
             version_id: 1,
-            files: Vec::new(),
+            ..Manifest::default()
         })
     }
 
     fn verify_files(&self) -> Result<(u64, Vec<TreeError>), TreeError> {
         Ok((0, Vec::new()))
+    }
+
+    fn scrub(&self) -> Result<Box<dyn ScrubPass>, TreeError> {
+        panic!("no test scrubs it")
     }
 
     fn disk_bytes(&self) -> u64 {

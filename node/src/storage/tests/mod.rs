@@ -15,6 +15,10 @@ mod contract;
 mod damage;
 mod faults;
 mod model;
+mod put_back;
+mod salvage;
+mod scrub;
+mod spans;
 mod together;
 
 use std::path::{Path, PathBuf};
