@@ -10,6 +10,7 @@
 //! - `time` is the shard's time by its voters' clocks; `expiry` logs it for records that are due, and
 //!   removes them.
 //! - `heal` fetches payloads that a replica's log lost, before its Raft starts.
+//! - `tree_scrub` reads the trees again and again, to find damage that no request meets.
 //! - `membership` replaces a replica that lost its log or its node; `compare` shows before that the
 //!   new one holds what the others hold.
 //! - [`Replicas`] holds the node's replicas and restarts one whose Raft has stopped.
@@ -30,6 +31,7 @@ mod replica;
 mod replicas;
 mod time;
 mod transfer;
+mod tree_scrub;
 
 pub use compare::Comparison;
 pub use context::{ReplicaContext, ReplicaSettings};

@@ -67,6 +67,10 @@ impl ReplicaStore {
                 return Ok(CheckpointOutcome::Untrusted);
             }
         }
+        let leftovers = self.state.lock().leftovers;
+        if leftovers {
+            self.remove_old_folders().await;
+        }
         Ok(CheckpointOutcome::Recorded(applied))
     }
 

@@ -75,6 +75,8 @@ struct State {
     worn: bool,
     /// How often the tree was replaced by another.
     replaced: u64,
+    /// A folder that no record names was in use when it was to be removed.
+    leftovers: bool,
     /// Entries after this index stay in the log.
     pinned: Option<u64>,
     /// Who waits for a view of exactly an entry that is not applied yet.

@@ -53,6 +53,7 @@ impl ReplicaStore {
             suspect: false,
             worn: false,
             replaced: 0,
+            leftovers: false,
             pinned: None,
             awaited: Vec::new(),
             next_expiry_ms: 0,
@@ -257,10 +258,12 @@ impl ReplicaStore {
         let (Some(current), Ok(folders)) = (current, Self::folders(&self.parts)) else {
             return;
         };
+        self.state.lock().leftovers = false;
         for id in folders.into_iter().filter(|id| *id != current) {
             match self.parts.storage.remove(id).await {
-                // One that is being filled stays.
-                Ok(()) | Err(TreeError::InUse { .. }) => {}
+                Ok(()) => {}
+                // It is being filled, or a scrub or a view still reads it.
+                Err(TreeError::InUse { .. }) => self.state.lock().leftovers = true,
                 Err(error) => tracing::warn!(%error, ?id, "an old tree could not be removed"),
             }
         }
