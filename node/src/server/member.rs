@@ -175,9 +175,9 @@ impl Member {
             }
             self.starting.lock().remove(&group.id);
         }
-        // Damage that concerns no replica is gone with the segment it was in.
-        self.health.repaired(0, "wal");
         self.recalled.store(true, Ordering::Release);
+        self.tasks
+            .spawn(self.replicas.clone().scrub_log(self.stop.clone()));
     }
 
     /// Whether the other nodes found this one's log whole and its replicas were started.
