@@ -30,6 +30,11 @@ pub const TREE_SCRUB_BYTES_PER_S: u64 = 8 << 20;
 /// Trees that take less than this to be read are read again this long after the last time began, in
 /// milliseconds.
 pub const TREE_SCRUB_CYCLE_MS: u64 = 5_000;
+/// The log is read again from the device at this rate at most, in bytes per second.
+pub const LOG_SCRUB_BYTES_PER_S: u64 = 8 << 20;
+/// A log that takes less than this to be read is read again this long after the last time began, in
+/// milliseconds.
+pub const LOG_SCRUB_CYCLE_MS: u64 = 5_000;
 /// Requests waiting for one shard's proposer, in bytes; beyond it callers get `Busy`.
 pub const PROPOSER_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Entries proposed and not yet applied, per shard.

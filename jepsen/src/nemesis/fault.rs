@@ -85,6 +85,8 @@ pub enum Fault {
     LogDamage,
     /// Bits of entries flip in the log while the node is off.
     PayloadDamage,
+    /// The last entry of a shard turns bad in both logs that have it, while the nodes are off.
+    TailDamage,
     /// Bits of stored records flip, in the running node.
     RecordDamage,
     /// A tree is lost while the node is off.
@@ -103,7 +105,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -130,6 +132,7 @@ impl Fault {
         Self::DiskSlow,
         Self::LogDamage,
         Self::PayloadDamage,
+        Self::TailDamage,
         Self::RecordDamage,
         Self::TreeLoss,
         Self::CrashInRepair,
@@ -182,6 +185,10 @@ impl Fault {
             Self::PayloadDamage => (
                 "payload-damage",
                 "bits of entries flip in a node's log while it is off",
+            ),
+            Self::TailDamage => (
+                "tail-damage",
+                "the last entry of a shard turns bad in both logs that have it",
             ),
             Self::RecordDamage => ("record-damage", "bits of stored records flip in a running node"),
             Self::TreeLoss => ("tree-loss", "one of a node's trees is lost while it is off"),
@@ -239,6 +246,7 @@ impl Fault {
             self,
             Self::LogDamage
                 | Self::PayloadDamage
+                | Self::TailDamage
                 | Self::RecordDamage
                 | Self::TreeLoss
                 | Self::CrashInRepair

@@ -2,8 +2,10 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
 
@@ -11,7 +13,15 @@ use super::codec::{entry_from_wal, entry_to_wal, vote_from_wal, vote_to_wal};
 use super::types::{RaftEntry, RaftLogId, RaftVote, TypeConfig};
 use crate::limits::APPEND_BYTES_TARGET;
 use crate::shard::LogId;
-use crate::wal::WalGroup;
+use crate::wal::{WalEntry, WalGroup};
+
+/// Where payloads come from that this node's log lost.
+pub trait PayloadSource: Send + Sync {
+    /// Puts back what the log lost of a range of indexes, durably, within a bounded time. Returns once every
+    /// entry of the range can be read, or with an error: then the shard's Raft stops and the replica
+    /// waits for its payloads before it starts again.
+    fn restore(&self, range: Range<u64>) -> BoxFuture<'_, io::Result<()>>;
+}
 
 /// A replica's log. What openraft asks of a log (order, readable when `append` returns, durable
 /// votes, completions as watermarks) is kept by the WAL; this type translates.
@@ -21,6 +31,7 @@ pub struct LogStore {
     /// Entries up to here are applied for sure; a replica whose tree is unproven re-applies
     /// nothing at start.
     committed_at_start: Option<LogId>,
+    payloads: Option<Arc<dyn PayloadSource>>,
 }
 
 impl LogStore {
@@ -30,12 +41,45 @@ impl LogStore {
         Self {
             group,
             committed_at_start,
+            payloads: None,
+        }
+    }
+
+    /// The same log, which gets back from there what it cannot read.
+    #[must_use]
+    pub fn with_payloads_from(self, source: Arc<dyn PayloadSource>) -> Self {
+        Self {
+            payloads: Some(source),
+            ..self
         }
     }
 
     async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
-        let entries = self.group.read(start, end, max_bytes).await?;
+        let entries = match (self.group.read(start, end, max_bytes).await, &self.payloads) {
+            (Err(damaged), Some(source)) if damaged.kind() == io::ErrorKind::InvalidData => {
+                self.restore(&**source, start, end, max_bytes).await?
+            }
+            (read, _) => read?,
+        };
         entries.into_iter().map(entry_from_wal).collect()
+    }
+
+    /// Reads what can only be read once it is restored. Each attempt may meet another damaged entry.
+    async fn restore(
+        &self,
+        source: &dyn PayloadSource,
+        start: u64,
+        end: u64,
+        max_bytes: usize,
+    ) -> io::Result<Vec<WalEntry>> {
+        loop {
+            let faulty = self.group.faulty_in(start..end).len();
+            source.restore(start..end).await?;
+            match self.group.read(start, end, max_bytes).await {
+                Err(damaged) if damaged.kind() == io::ErrorKind::InvalidData && faulty > 0 => {}
+                read => return read,
+            }
+        }
     }
 
     fn bounds(&self, range: impl RangeBounds<u64>) -> (u64, u64) {
@@ -68,6 +112,13 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
         Ok(self.group.vote().map(vote_from_wal))
+    }
+
+    /// The last entry of each term: from the identities alone, no payload is read.
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> io::Result<Vec<RaftLogId>> {
+        let (first, last) = (range.start().index, range.end().index);
+        let keys = self.group.last_of_each_term(first, last);
+        Ok(keys.into_iter().map(RaftLogId::from).collect())
     }
 }
 
@@ -123,5 +174,151 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, log_id: RaftLogId) -> io::Result<()> {
         self.group.purge(log_id.into())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use prost::Message;
+    use reelkv_proto::v1::{self, effect};
+
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::wal::{EntryKind, GroupId, Identity, Wal, WalConfig};
+
+    fn payload(index: u64) -> Bytes {
+        let put = v1::PutEffect {
+            key: Bytes::from_static(b"key"),
+            value: format!("the value of entry {index:04}").repeat(40).into(),
+            ..Default::default()
+        };
+        let body = v1::EntryBody {
+            effects: vec![v1::Effect {
+                kind: Some(effect::Kind::Put(put)),
+            }],
+            ..Default::default()
+        };
+        body.encode_to_vec().into()
+    }
+
+    /// Six entries, of which no payload is in memory any more.
+    async fn log(disk: &SimDisk) -> WalGroup {
+        let config = WalConfig {
+            segment_bytes: 64 << 10,
+            tail_cache_bytes: 0,
+            idle_mark_ms: 5,
+        };
+        let who = Identity {
+            cluster_id: [1; 16],
+            node_id: 1,
+        };
+        let (wal, _) = Wal::open(disk.mount(), PathBuf::from("/data/wal"), config, who)
+            .await
+            .unwrap();
+        let id = GroupId {
+            shard_id: 1,
+            replica_id: 1,
+        };
+        let group = wal.birth(id, Bytes::new()).await.unwrap();
+        let entry = |index| WalEntry {
+            log_id: LogId::new(1 + index / 3, index),
+            kind: EntryKind::Normal,
+            payload: payload(index),
+        };
+        let (sender, durable) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        group.append((0..6).map(entry).collect(), done).unwrap();
+        durable.await.unwrap().unwrap();
+        group
+    }
+
+    fn damage(disk: &SimDisk, index: u64) {
+        let wanted = payload(index);
+        for (path, bytes) in disk.contents() {
+            let found = bytes
+                .windows(wanted.len())
+                .position(|window| window == &wanted[..]);
+            if let Some(at) = found {
+                assert!(disk.corrupt(&path, at + 30, 1));
+            }
+        }
+    }
+
+    /// Puts back as many entries as it has left.
+    struct Source {
+        group: WalGroup,
+        left: AtomicUsize,
+    }
+
+    impl PayloadSource for Source {
+        fn restore(&self, range: Range<u64>) -> BoxFuture<'_, io::Result<()>> {
+            async move {
+                for faulty in self.group.faulty_in(range) {
+                    let spent = self
+                        .left
+                        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                    spent.map_err(|_| io::Error::other("nobody delivers it"))?;
+                    self.group
+                        .heal(faulty.log_id, payload(faulty.log_id.index))
+                        .await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_damaged_payload_is_got_back_before_openraft_sees_anything_of_it() {
+        let disk = SimDisk::new(1);
+        let group = log(&disk).await;
+        let source = Source {
+            group: group.clone(),
+            left: AtomicUsize::new(2),
+        };
+        let mut store = LogStore::new(group.clone(), None).with_payloads_from(Arc::new(source));
+        for index in [1, 4] {
+            damage(&disk, index);
+        }
+        let entries = store.try_get_log_entries(0..6).await.unwrap();
+        assert_eq!(entries.len(), 6);
+        assert_eq!(group.first_fault(), None);
+        // Durably: after a restart nothing is faulty.
+        disk.crash(1);
+        let again = Wal::open(
+            disk.mount(),
+            PathBuf::from("/data/wal"),
+            WalConfig::default(),
+            Identity {
+                cluster_id: [1; 16],
+                node_id: 1,
+            },
+        );
+        let (_, recovery) = again.await.unwrap();
+        assert!(recovery.groups[0].faulty.is_empty(), "{:?}", recovery.groups);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_delivers_is_an_error_and_what_is_whole_can_be_read() {
+        let disk = SimDisk::new(1);
+        let group = log(&disk).await;
+        let source = Source {
+            group: group.clone(),
+            left: AtomicUsize::new(0),
+        };
+        let mut store = LogStore::new(group.clone(), None).with_payloads_from(Arc::new(source));
+        damage(&disk, 4);
+        assert!(store.limited_get_log_entries(0, 6).await.is_err());
+        assert_eq!(group.first_fault(), Some(4));
+        assert_eq!(store.try_get_log_entries(0..4).await.unwrap().len(), 4);
+        let id = |term, index| RaftLogId::from(LogId::new(term, index));
+        let keys = store.get_key_log_ids(id(1, 0)..=id(2, 5)).await.unwrap();
+        assert_eq!(keys, [id(1, 2), id(2, 5)], "identities are enough");
     }
 }

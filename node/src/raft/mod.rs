@@ -28,7 +28,7 @@ mod views;
 
 pub use codec::{decode_membership, encode_membership, entry_from_wire, entry_to_wire};
 pub use config::{RaftTimes, config};
-pub use log_store::LogStore;
+pub use log_store::{LogStore, PayloadSource};
 pub use mark::{ReplicaMark, spans_from_wire, spans_to_wire};
 pub use metrics::metrics;
 pub use network::{Acknowledged, Network, PeerEvents, handle_message, offered, snapshot_response};

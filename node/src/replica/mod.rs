@@ -9,7 +9,8 @@
 //! - `maintenance` checkpoints, purges and forgets.
 //! - `time` is the shard's time by its voters' clocks; `expiry` logs it for records that are due, and
 //!   removes them.
-//! - `heal` fetches payloads that a replica's log lost, before its Raft starts.
+//! - `heal` gets back payloads that a replica's log lost, before its Raft starts and while it runs;
+//!   `log_scrub` looks for such.
 //! - `tree_scrub` reads the trees again and again, to find damage that no request meets.
 //! - `membership` replaces a replica that lost its log or its node; `compare` shows before that the
 //!   new one holds what the others hold.
@@ -20,6 +21,7 @@ mod context;
 mod expiry;
 mod heal;
 mod hint;
+mod log_scrub;
 mod maintenance;
 mod membership;
 mod proposer;

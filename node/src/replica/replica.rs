@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::heal::Restorer;
 use super::proposer::{Proposal, Proposer, cold_reads};
 use super::proven::ProvenReads;
 use super::reads::ReadBarrier;
@@ -114,7 +115,12 @@ impl Replica {
         };
         let refilling = store.trust() == Trust::Refilling;
         let applied = store.with_control(|control| control.applied());
+        let payloads = Restorer {
+            context: context.clone(),
+            group: group.clone(),
+        };
         let log = LogStore::new(group, if refilling { applied } else { None });
+        let log = log.with_payloads_from(Arc::new(payloads));
         let (alive, state_machine_gone) = oneshot::channel();
         let machine = StateMachine::new(store.clone(), Some(alive));
         let config = config(context.settings.times).map_err(io::Error::other)?;

@@ -1,11 +1,11 @@
 //! The node's replicas: births, deaths, and restarts of those whose Raft has stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use reelkv_proto::types::ShardId;
 use reelkv_proto::v1;
@@ -13,12 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReplicaContext;
 use super::heal;
+use super::log_scrub;
 use super::replica::Replica;
+use super::tree_scrub;
 use crate::error;
 use crate::health::{Action, Damage, Kind, Structure};
 use crate::wal::GroupId;
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(1_000);
+/// How often somebody looks whether what was told to end has ended.
+const LET_GO_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What became of a replica at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +31,20 @@ pub enum StartOutcome {
     Started,
     /// It cannot be used under its id any more and must be replaced.
     MustBeReplaced,
+    /// It was removed, or the node is stopping, before it could run.
+    Abandoned,
 }
 
 /// The node's replicas, at most one per shard.
 pub struct Replicas {
     context: Arc<ReplicaContext>,
     running: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
+    /// Replicas whose logs wait for payloads before they start. Cancelled when one is removed.
+    healing: Mutex<BTreeMap<GroupId, CancellationToken>>,
     /// Births, deaths and restarts, one at a time.
     changing: tokio::sync::Mutex<()>,
+    /// The node is stopping: nothing starts any more.
+    stopping: CancellationToken,
 }
 
 impl Replicas {
@@ -43,7 +53,9 @@ impl Replicas {
         Arc::new(Self {
             context,
             running: RwLock::default(),
+            healing: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
+            stopping: CancellationToken::new(),
         })
     }
 
@@ -62,28 +74,55 @@ impl Replicas {
         self.running.read().values().cloned().collect()
     }
 
-    /// Starts a replica that the WAL knows, after what its log lost has been fetched from the other
-    /// voters. One that cannot be used is reported as damage.
+    /// Replicas that do not run yet, because their logs wait for payloads.
+    pub fn healing(&self) -> BTreeSet<GroupId> {
+        self.healing.lock().keys().copied().collect()
+    }
+
+    /// Starts a replica that the WAL knows, once its log has back what it lost of payloads: that may take
+    /// without end. One that lost anything else is reported as damage.
     pub async fn start(&self, id: GroupId) -> StartOutcome {
-        let healed = heal::heal(&self.context, id).await;
-        let started = match healed {
-            Ok(()) => {
-                let _changing = self.changing.lock().await;
-                self.start_locked(id).await
+        self.heal_and_start(id).await.unwrap_or_else(|error| {
+            self.context.health.damaged(Damage::of_replica(
+                (id.shard_id, id.replica_id),
+                Structure::Wal,
+                Kind::Unreadable,
+                Action::ReplaceReplica,
+                error.to_string(),
+            ));
+            StartOutcome::MustBeReplaced
+        })
+    }
+
+    async fn heal_and_start(&self, id: GroupId) -> io::Result<StartOutcome> {
+        if let Some(group) = self.context.wal.group(id)
+            && group.first_fault().is_some()
+        {
+            let birth = v1::CreateReplicaRequest::decode(group.info()).map_err(io::Error::other)?;
+            let cancelled = self.stopping.child_token();
+            self.healing.lock().insert(id, cancelled.clone());
+            let healed = heal::heal(&self.context, group, &birth, &cancelled).await;
+            self.healing.lock().remove(&id);
+            healed?;
+            if cancelled.is_cancelled() {
+                return Ok(StartOutcome::Abandoned);
             }
-            Err(error) => Err(error),
-        };
-        match started {
-            Ok(()) => StartOutcome::Started,
-            Err(error) => {
-                self.context.health.damaged(Damage::of_replica(
-                    (id.shard_id, id.replica_id),
-                    Structure::Wal,
-                    Kind::Unreadable,
-                    Action::ReplaceReplica,
-                    error.to_string(),
-                ));
-                StartOutcome::MustBeReplaced
+        }
+        let _changing = self.changing.lock().await;
+        if self.stopping.is_cancelled() || self.context.wal.group(id).is_none() {
+            return Ok(StartOutcome::Abandoned);
+        }
+        self.start_locked(id).await?;
+        Ok(StartOutcome::Started)
+    }
+
+    /// Ends a replica's wait for payloads, and returns once it has let go of everything.
+    async fn stop_healing(&self, id: GroupId) {
+        let cancelled = self.healing.lock().get(&id).cloned();
+        if let Some(cancelled) = cancelled {
+            cancelled.cancel();
+            while self.healing.lock().contains_key(&id) {
+                tokio::time::sleep(LET_GO_INTERVAL).await;
             }
         }
     }
@@ -140,6 +179,7 @@ impl Replicas {
     /// # Errors
     /// The log refused the record.
     pub async fn remove(&self, id: GroupId) -> io::Result<()> {
+        self.stop_healing(id).await;
         let _changing = self.changing.lock().await;
         if self.get(id.shard_id).is_some_and(|running| running.id() == id) {
             let running = self.running.write().remove(&id.shard_id);
@@ -179,7 +219,7 @@ impl Replicas {
         }
     }
 
-    async fn restart(&self, replica: &Arc<Replica>) {
+    async fn restart(self: &Arc<Self>, replica: &Arc<Replica>) {
         let id = replica.id();
         tracing::error!(?id, "the shard's Raft has stopped; restarting it");
         {
@@ -187,13 +227,37 @@ impl Replicas {
             self.running.write().remove(&id.shard_id);
             replica.stop().await;
         }
-        if self.start(id).await == StartOutcome::MustBeReplaced {
-            tracing::error!(?id, "the replica does not start again");
+        // Its log may have to wait for payloads. The others are looked after meanwhile.
+        let replicas = self.clone();
+        tokio::spawn(async move {
+            if replicas.start(id).await == StartOutcome::MustBeReplaced {
+                tracing::error!(?id, "the replica does not start again");
+            }
+        });
+    }
+
+    /// Reads the log from the device, again and again, until told to stop. Not before the log is known
+    /// to be the newest of this node.
+    pub async fn scrub_log(self: Arc<Self>, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = log_scrub::run(&self) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Reads the trees from the device, again and again, until told to stop.
+    pub async fn scrub_trees(self: Arc<Self>, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = tree_scrub::run(&self) => {}
+            () = stop.cancelled() => {}
         }
     }
 
     /// Stops all, leaders handing over first.
     pub async fn stop(&self) {
+        self.stopping.cancel();
         let _changing = self.changing.lock().await;
         let all: Vec<_> = std::mem::take(&mut *self.running.write()).into_values().collect();
         futures::future::join_all(all.iter().map(|replica| replica.stop())).await;

@@ -194,12 +194,14 @@ impl Member {
             }
             self.starting.lock().remove(&group.id);
         }
-        // Damage that concerns no replica is gone with the segment it was in.
-        self.health.repaired(0, Structure::Wal);
         let living = self.wal.groups();
         self.health
             .gone_unless(|shard_id, replica_id| living.contains(&GroupId { shard_id, replica_id }));
         self.recalled.store(true, Ordering::Release);
+        self.tasks
+            .spawn(self.replicas.clone().scrub_log(self.stop.clone()));
+        self.tasks
+            .spawn(self.replicas.clone().scrub_trees(self.stop.clone()));
     }
 
     /// Whether the other nodes found this one's log whole and its replicas were started.
@@ -214,6 +216,7 @@ impl Member {
             StartOutcome::MustBeReplaced => {
                 self.lost.lock().insert(id);
             }
+            StartOutcome::Abandoned => {}
         }
     }
 

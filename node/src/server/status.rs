@@ -66,20 +66,20 @@ impl Member {
                 "stopping".clone_into(&mut replica.state);
             }
         }
+        let mut healing = self.replicas.healing();
+        healing.extend(self.healing.lock().iter());
         let not_running = [
-            ("lost", &self.lost),
-            ("healing", &self.healing),
-            ("starting", &self.starting),
+            ("lost", self.lost.lock().clone()),
+            ("healing", healing),
+            ("starting", self.starting.lock().clone()),
         ];
         for (state, ids) in not_running {
-            status
-                .replicas
-                .extend(ids.lock().iter().map(|id| v1::ReplicaStatus {
-                    shard_id: id.shard_id,
-                    replica_id: id.replica_id,
-                    state: state.to_owned(),
-                    ..Default::default()
-                }));
+            status.replicas.extend(ids.iter().map(|id| v1::ReplicaStatus {
+                shard_id: id.shard_id,
+                replica_id: id.replica_id,
+                state: state.to_owned(),
+                ..Default::default()
+            }));
         }
         status.wal_bytes = self.wal.disk_bytes();
         status.wal_batch = self.wal.batch();

@@ -44,10 +44,10 @@ use crate::shard::LogId;
 pub(super) const BLOCK: u64 = 4096;
 pub(super) const HEADER_LEN: usize = 64;
 
-const DATA_MAGIC: [u8; 4] = *b"RKVR";
-const IDENTITY_MAGIC: [u8; 4] = *b"RKVI";
-const BATCH_MAGIC: [u8; 8] = *b"RKVBATCH";
-const FOOTER_MAGIC: [u8; 8] = *b"RKVFOOT.";
+pub(super) const DATA_MAGIC: [u8; 4] = *b"RKVR";
+pub(super) const IDENTITY_MAGIC: [u8; 4] = *b"RKVI";
+pub(super) const BATCH_MAGIC: [u8; 8] = *b"RKVBATCH";
+pub(super) const FOOTER_MAGIC: [u8; 8] = *b"RKVFOOT.";
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,10 +64,11 @@ pub(super) enum Kind {
     Birth = 15,
     Death = 16,
     Info = 17,
+    Lost = 18,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Blank,
         Self::Normal,
         Self::Membership,
@@ -79,6 +80,7 @@ impl Kind {
         Self::Birth,
         Self::Death,
         Self::Info,
+        Self::Lost,
     ];
 
     fn from_number(number: u8) -> Option<Self> {
@@ -90,7 +92,7 @@ impl Kind {
     }
 
     /// Kept in full in the identity frame as well.
-    fn is_control(self) -> bool {
+    pub fn is_control(self) -> bool {
         !matches!(self, Self::Blank | Self::Normal)
     }
 }
@@ -107,10 +109,13 @@ pub(super) struct Record {
 impl Record {
     /// Bytes it takes in both frames together.
     pub fn footprint(&self) -> u64 {
-        let payload = align8(self.payload.len());
-        let copies = if self.kind.is_control() { 2 } else { 1 };
-        (2 * HEADER_LEN + copies * payload) as u64
+        footprint(self.kind, self.payload.len())
     }
+}
+
+fn footprint(kind: Kind, payload_len: usize) -> u64 {
+    let copies = if kind.is_control() { 2 } else { 1 };
+    (2 * HEADER_LEN + copies * align8(payload_len)) as u64
 }
 
 /// A record's identity.
@@ -149,7 +154,7 @@ pub(super) struct Encoded {
     pub headers: Vec<Header>,
 }
 
-fn align8(len: usize) -> usize {
+pub(super) fn align8(len: usize) -> usize {
     len.next_multiple_of(8)
 }
 
@@ -176,6 +181,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Header {
+    /// Bytes the record takes in both frames together.
+    pub fn footprint(&self) -> u64 {
+        footprint(self.kind, self.payload_len as usize)
+    }
+
     fn encode(&self, magic: [u8; 4], segment: u64, batch: u64) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0..4].copy_from_slice(&magic);
@@ -193,7 +203,7 @@ impl Header {
         bytes
     }
 
-    fn decode(bytes: &[u8], magic: [u8; 4], segment: u64, batch: u64) -> Option<Self> {
+    pub fn decode(bytes: &[u8], magic: [u8; 4], segment: u64, batch: u64) -> Option<Self> {
         let bytes = bytes.get(..HEADER_LEN)?;
         if bytes[0..4] != magic || u32_at(bytes, 60) != seeded_crc(segment, batch, &bytes[..60]) {
             return None;
@@ -229,7 +239,7 @@ impl Batch {
         bytes
     }
 
-    fn decode(bytes: &[u8], magic: [u8; 8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8], magic: [u8; 8]) -> Option<Self> {
         let bytes = bytes.get(..HEADER_LEN)?;
         if bytes[0..8] != magic || u32_at(bytes, 60) != crc32fast::hash(&bytes[..60]) {
             return None;
@@ -407,11 +417,12 @@ fn headers_in(
     found
 }
 
-/// Whether everything after a frame's content up to its padded end is zero.
-pub(super) fn padding_is_zero(segment: &[u8], from: u64, to: u64) -> bool {
-    segment
-        .get(from as usize..to as usize)
-        .is_none_or(|padding| padding.iter().all(|byte| *byte == 0))
+/// The payload of a control record in an identity frame, if it is there and whole.
+pub(super) fn inline_payload(identity: &Bytes, batch: &Batch, expected: &Header) -> Option<Bytes> {
+    let end = identity.len().saturating_sub(HEADER_LEN);
+    let headers = headers_in(identity, 0, end, IDENTITY_MAGIC, batch);
+    let (at, _) = headers.into_iter().find(|(_, header)| header == expected)?;
+    payload_at(identity, at + HEADER_LEN, expected)
 }
 
 /// Checks a record read back from a file against what is known of it.

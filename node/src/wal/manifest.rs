@@ -13,7 +13,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::disk::{Disk, read_file, write_file_atomically};
+use crate::disk::{Disk, Mode, read_file, write_file_atomically};
 
 const MAGIC: &[u8; 8] = b"RKVWALMF";
 const LEN: usize = 28;
@@ -26,18 +26,67 @@ pub(super) struct Manifest {
     pub oldest: u64,
 }
 
-/// The newer of two good copies; `None` when there is none.
-pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Option<Manifest> {
-    let copy = |name: &&str| read_file(disk, &dir.join(name)).ok().as_deref().and_then(decode);
-    NAMES.iter().filter_map(copy).max()
+/// What the two copies say.
+pub(super) struct Loaded {
+    /// The newer of the good copies; `None` when there is none.
+    pub manifest: Option<Manifest>,
+    /// Whether both copies are there, good and the same.
+    pub agreed: bool,
+    /// Names of copies that are there and bad, or are gone though a segment was begun after they
+    /// were made.
+    pub bad: Vec<&'static str>,
 }
 
-/// Writes both copies, one after the other.
-pub(super) fn store(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> io::Result<()> {
+/// Reads both copies.
+pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Loaded {
+    let copies = NAMES.map(|name| match read_file(disk, &dir.join(name)) {
+        Ok(bytes) => Some(bytes),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(Vec::new()), // there, and cannot be read
+    });
+    judge(&copies)
+}
+
+/// Both copies' bytes, `None` for one that is not there.
+pub(super) fn judge(copies: &[Option<Vec<u8>>; 2]) -> Loaded {
+    let decoded = copies.each_ref().map(|bytes| bytes.as_deref().and_then(decode));
+    let manifest = decoded.iter().flatten().max().copied();
+    // Only while the first segment is made may there be one copy alone.
+    let begun = manifest.is_some_and(|manifest| manifest.newest > 1);
+    let is_bad = |at: &usize| decoded[*at].is_none() && (copies[*at].is_some() || begun);
+    Loaded {
+        manifest,
+        agreed: manifest.is_some() && decoded[0] == decoded[1],
+        bad: (0..NAMES.len()).filter(is_bad).map(|at| NAMES[at]).collect(),
+    }
+}
+
+/// Whether both copies are on the disk and say this.
+pub(super) fn is_whole(disk: &dyn Disk, dir: &Path, expected: Manifest) -> bool {
+    let says = |name: &&str| {
+        let bytes = read_from_device(disk, &dir.join(name));
+        bytes.ok().as_deref().and_then(decode) == Some(expected)
+    };
+    NAMES.iter().all(says)
+}
+
+fn read_from_device(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    disk.open(path, Mode::Read)?.drop_cached()?;
+    read_file(disk, path)
+}
+
+/// A manifest's bytes.
+pub(super) fn encode(manifest: Manifest) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&manifest.oldest.to_le_bytes());
     bytes.extend_from_slice(&manifest.newest.to_le_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+/// Writes both copies, one after the other.
+pub(super) fn store(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> io::Result<()> {
+    let bytes = encode(manifest);
     NAMES
         .iter()
         .try_for_each(|name| write_file_atomically(disk, &dir.join(name), &bytes))

@@ -38,6 +38,15 @@
 //!   payload bad: faulty too, but it may also be cut, once every other voter has said that it has
 //!   no such entry. Payload good and identity bad: nothing is lost. Both bad: it is cut there.
 //!
+//! A replica that lost more than payloads is *lost*: a record says so from the next segment on, as the
+//! segment in which it was seen may be deleted before the replica is replaced.
+//!
+//! # While it runs
+//!
+//! The log is read again from the device, all the time (`scrub`). A payload that is bad makes its entry
+//! faulty. If anything else is, all that counts up to its segment is written again elsewhere (`carry`), and the
+//! segment is deleted.
+//!
 //! # Rules kept for Raft
 //!
 //! Entries are readable when `append` returns. Completions run in order, after the batch they are
@@ -46,10 +55,18 @@
 //! depends on them comes later. After any failed write or sync the log is poisoned: everything
 //! queued and everything later fails, nothing is tried again.
 
+mod carry;
+mod check;
+#[doc(hidden)]
+pub mod exhaustive;
 mod format;
 mod group;
+mod log;
 mod manifest;
 mod recovery;
+mod repair;
+mod replay;
+mod scrub;
 mod segment;
 mod state;
 #[cfg(test)]
@@ -63,8 +80,11 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use reelkv_proto::types::{ReplicaId, ShardId};
 
-pub use group::{Wal, WalGroup};
+pub use group::WalGroup;
+pub use log::Wal;
 pub use recovery::{Damage, FaultyEntry, GroupRecovery, Recovery};
+
+pub use scrub::{ScrubPosition, Scrubbed};
 
 use crate::shard::LogId;
 

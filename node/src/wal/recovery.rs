@@ -6,13 +6,14 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::format::{BLOCK, Batch, Found, Header, padding_is_zero, read};
+use super::check::{Flaw, Frames};
+use super::format::{BLOCK, Batch};
 use super::manifest::{self, Manifest};
-use super::segment::{self, ALL_RECORDS, SegmentHeader};
-use super::state::{Fault, Place, State, entry_kind};
+use super::replay::Replay;
+use super::segment::{self, Copies};
+use super::state::State;
 use super::{GroupId, Identity, WalError};
 use crate::disk::Disk;
-use crate::mutants::Mutant;
 use crate::shard::LogId;
 
 /// Something in the log is not as it was written.
@@ -78,14 +79,32 @@ pub(super) struct Recovered {
     pub last_records: u32,
     pub synced: u64,
     pub newest_segment: u64,
+    /// What both copies of the manifest ought to say, if that can be told.
+    pub manifest: Option<Manifest>,
 }
 
-struct Scanned {
-    number: u64,
-    name: String,
-    bytes: Bytes,
-    header: Option<SegmentHeader>,
-    batches: BTreeMap<u64, (Batch, Option<u64>)>,
+/// One segment's bytes and the batches that were found in them.
+#[derive(Clone)]
+pub(super) struct Scanned {
+    pub number: u64,
+    pub name: String,
+    /// As long as the header says, whatever the file's length: what is missing is zero.
+    pub bytes: Bytes,
+    /// Length of the file.
+    pub file_bytes: u64,
+    pub header: Copies,
+    /// By number.
+    pub batches: BTreeMap<u64, ScannedBatch>,
+}
+
+/// A batch that was found.
+#[derive(Clone)]
+pub(super) struct ScannedBatch {
+    pub batch: Batch,
+    /// Where its identity frame ends, as far as that is known.
+    pub identity_end: Option<u64>,
+    /// What is wrong with its bytes.
+    pub flaws: Vec<Flaw>,
 }
 
 /// Reads everything. Nothing is changed.
@@ -94,13 +113,16 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: Identity) -> Result
         path: dir.to_owned(),
         source,
     };
-    let manifest = manifest::load(disk, dir);
+    let loaded = manifest::load(disk, dir);
     let mut scan = Vec::new();
     for entry in disk.list(dir).map_err(io_error)? {
         let Some(number) = segment::number_of(&entry.name) else {
             continue;
         };
-        if manifest.is_some_and(|manifest| number < manifest.oldest || number > manifest.newest) {
+        if loaded
+            .manifest
+            .is_some_and(|manifest| number < manifest.oldest || number > manifest.newest)
+        {
             continue; // about to be deleted, or never named: no batch in it counts
         }
         let path = dir.join(&entry.name);
@@ -108,21 +130,58 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: Identity) -> Result
             path: path.clone(),
             source,
         })?;
-        let header = SegmentHeader::read(&path, &bytes, identity)?;
-        let batches = batches_in(&bytes, number);
-        scan.push(Scanned {
-            number,
-            name: entry.name,
-            bytes,
-            header,
-            batches,
-        });
+        scan.push(Scanned::of(&path, number, bytes, identity)?);
     }
     scan.sort_by_key(|segment| segment.number);
-    Ok(Replay::new(scan, manifest).run())
+    Ok(Replay::new(&scan, &loaded).run())
 }
 
-/// Batches of a segment by number, with the end of their identity frame where it was found.
+impl Scanned {
+    /// Finds what is in a segment.
+    ///
+    /// # Errors
+    /// It is another node's, or of a newer format.
+    pub fn of(path: &Path, number: u64, bytes: Bytes, identity: Identity) -> Result<Self, WalError> {
+        let header = Copies::read(path, number, &bytes, identity)?;
+        let file_bytes = bytes.len() as u64;
+        let len_bytes = header.header().map_or(file_bytes, |header| header.len_bytes);
+        let bytes = match len_bytes == file_bytes {
+            true => bytes,
+            false => {
+                let mut bytes = bytes.to_vec();
+                bytes.resize(len_bytes as usize, 0);
+                bytes.into()
+            }
+        };
+        let mut found = batches_in(&bytes, number);
+        find_identities(&mut found, bytes.len() as u64);
+        let scanned = |(number, (batch, identity_end)): (u64, (Batch, Option<u64>))| {
+            let flaws = flaws(&bytes, &batch, identity_end);
+            let scanned = ScannedBatch {
+                batch,
+                identity_end,
+                flaws,
+            };
+            (number, scanned)
+        };
+        let batches = found.into_iter().map(scanned).collect();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self {
+            number,
+            name,
+            bytes,
+            file_bytes,
+            header,
+            batches,
+        })
+    }
+}
+
+/// Batches of a segment by number, with the end of their identity frame where its footer is good.
 fn batches_in(bytes: &[u8], segment: u64) -> BTreeMap<u64, (Batch, Option<u64>)> {
     let mut found: BTreeMap<u64, (Batch, Option<u64>)> = BTreeMap::new();
     let len = bytes.len() as u64;
@@ -149,324 +208,32 @@ fn batches_in(bytes: &[u8], segment: u64) -> BTreeMap<u64, (Batch, Option<u64>)>
     found
 }
 
-struct Replay {
-    scan: Vec<Scanned>,
-    manifest: Option<Manifest>,
-    state: State,
-    damage: Vec<Damage>,
-    /// Damage that may concern anybody.
-    everybody: Vec<Damage>,
-    synced: u64,
-    torn_records: usize,
-    last_batch: u64,
-    last_records: u32,
-}
-
-impl Replay {
-    fn new(scan: Vec<Scanned>, manifest: Option<Manifest>) -> Self {
-        let marks = scan
-            .iter()
-            .flat_map(|segment| segment.batches.values())
-            .map(|(batch, _)| batch.synced);
-        let headers = scan
-            .iter()
-            .filter_map(|segment| segment.header)
-            .map(|header| header.synced);
-        let synced = marks.chain(headers).max().unwrap_or(0);
-        Self {
-            scan,
-            manifest,
-            state: State::default(),
-            damage: Vec::new(),
-            everybody: Vec::new(),
-            synced,
-            torn_records: 0,
-            last_batch: 0,
-            last_records: ALL_RECORDS,
-        }
-    }
-
-    fn run(mut self) -> Recovered {
-        self.find_missing_segments();
-        let scan = std::mem::take(&mut self.scan);
-        let mut expected = scan
-            .first()
-            .and_then(|segment| segment.header)
-            .map(|header| header.first_batch);
-        'segments: for (position, segment) in scan.iter().enumerate() {
-            if segment.header.is_none() {
-                self.for_everybody(segment, 0, "both copies of the segment's header are bad");
-            }
-            for (batch, identity_end) in segment.batches.values() {
-                let Some(count) = counted(&scan[position + 1..], batch) else {
-                    continue;
-                };
-                if expected.is_some_and(|expected| batch.number > expected) {
-                    self.for_everybody(segment, batch.data_offset, "a batch is missing before this one");
-                }
-                expected = Some(batch.number + 1);
-                self.last_batch = batch.number;
-                self.last_records = count;
-                let durable = batch.number <= self.synced && !perhaps_torn(&scan[position + 1..], batch);
-                if !self.replay_batch(segment, batch, *identity_end, count, durable) {
-                    break 'segments;
-                }
-            }
-        }
-        if self.last_batch < self.synced {
-            let what = format!("batches {} to {} are missing", self.last_batch + 1, self.synced);
-            self.everybody.push(Damage {
-                group: None,
-                segment: String::new(),
-                offset: 0,
-                what,
-                log_id: None,
-            });
-        }
-        self.finish(scan)
-    }
-
-    fn find_missing_segments(&mut self) {
-        let present: Vec<u64> = self.scan.iter().map(|segment| segment.number).collect();
-        let (oldest, newest) = match (self.manifest, present.first(), present.last()) {
-            (Some(manifest), ..) => (manifest.oldest, manifest.newest),
-            (None, Some(first), Some(last)) => (*first, *last),
-            (None, ..) => return,
+/// Identity frames stand one below the other: where one ends whose footer is bad is known from the
+/// batch before it.
+fn find_identities(batches: &mut BTreeMap<u64, (Batch, Option<u64>)>, len: u64) {
+    let mut next: Option<(u64, u64)> = None; // number and end
+    for (position, (number, (batch, end))) in batches.iter_mut().enumerate() {
+        let expected = match next {
+            None if position == 0 && batch.data_offset == BLOCK => Some(len.saturating_sub(BLOCK)),
+            Some((expected, at)) if expected == *number => Some(at),
+            _ => None,
         };
-        for number in (oldest..=newest).filter(|number| !present.contains(number)) {
-            let segment = format!("{number:08}.wal");
-            let what = "the segment is missing".to_owned();
-            self.everybody.push(Damage {
-                group: None,
-                segment,
-                offset: 0,
-                what,
-                log_id: None,
-            });
-        }
-    }
-
-    /// Replays what counts of a batch; false when it was cut.
-    fn replay_batch(
-        &mut self,
-        segment: &Scanned,
-        batch: &Batch,
-        identity_end: Option<u64>,
-        count: u32,
-        durable: bool,
-    ) -> bool {
-        if durable {
-            self.check_copies(segment, batch, identity_end);
-        }
-        for (ordinal, found) in read(&segment.bytes, batch, identity_end).into_iter().enumerate() {
-            if ordinal as u32 >= count {
-                break;
-            }
-            match found {
-                Found::Good(header, payload, in_data) => self.good(segment, batch, header, payload, in_data),
-                _ if Mutant::TruncateOnBadCrc.is_on() => {
-                    self.synced = self.synced.min(batch.number);
-                    self.last_records = ordinal as u32;
-                    return false;
-                }
-                Found::Faulty(header) if header.kind.is_entry() => {
-                    self.faulty(segment, batch, header, durable)
-                }
-                _ if !durable => {
-                    self.torn_records = batch.records as usize - ordinal;
-                    self.last_records = ordinal as u32;
-                    return false;
-                }
-                Found::Faulty(header) => {
-                    let what = format!("both copies of a {:?} record are bad", header.kind);
-                    let damage = self.at(segment, header.offset, what, Some(header.group), None);
-                    self.damage.push(damage);
-                }
-                Found::Lost => {
-                    self.for_everybody(segment, batch.data_offset, "a record and its identity are bad")
-                }
-            }
-        }
-        true
-    }
-
-    fn good(&mut self, segment: &Scanned, batch: &Batch, header: Header, payload: Bytes, in_data: bool) {
-        if !header.kind.is_entry() {
-            return self.state.replay(&header, &payload);
-        }
-        if !self.state.dead.contains(&header.group) {
-            let place = Place {
-                segment: segment.number,
-                batch: batch.number,
-                header,
-            };
-            let payload = (!in_data).then_some(payload);
-            self.state
-                .recover(header.group, place, entry_kind(header.kind), payload, None);
-        }
-    }
-
-    fn faulty(&mut self, segment: &Scanned, batch: &Batch, header: Header, durable: bool) {
-        // An entry that was carried forward, or healed, is still whole in its former place.
-        let group = self.state.groups.get(&header.group);
-        let known = group.and_then(|group| group.entries.get(&header.log_id.index));
-        let whole = known.is_some_and(|entry| entry.log_id == header.log_id && entry.fault.is_none());
-        if whole || self.state.dead.contains(&header.group) {
-            return;
-        }
-        let place = Place {
-            segment: segment.number,
-            batch: batch.number,
-            header,
-        };
-        let fault = if durable {
-            Fault::Damaged
-        } else {
-            Fault::PerhapsTorn
-        };
-        self.state
-            .recover(header.group, place, entry_kind(header.kind), None, Some(fault));
-    }
-
-    fn check_copies(&mut self, segment: &Scanned, batch: &Batch, identity_end: Option<u64>) {
-        let data_end = batch.data_offset + u64::from(batch.data_len);
-        let clean = padding_is_zero(
-            &segment.bytes,
-            data_end,
-            batch.data_offset + batch.padded_data_len(),
-        );
-        if !clean {
-            let damage = self.at(
-                segment,
-                data_end,
-                "padding is not zero; nothing is lost".to_owned(),
-                None,
-                None,
-            );
-            self.damage.push(damage);
-        }
-        if identity_end.is_none() {
-            let what = "a batch's second copy is bad; nothing is lost".to_owned();
-            let damage = self.at(segment, batch.data_offset, what, None, None);
-            self.damage.push(damage);
-        }
-    }
-
-    fn at(
-        &self,
-        segment: &Scanned,
-        offset: u64,
-        what: String,
-        group: Option<GroupId>,
-        log_id: Option<LogId>,
-    ) -> Damage {
-        Damage {
-            group,
-            segment: segment.name.clone(),
-            offset,
-            what,
-            log_id,
-        }
-    }
-
-    fn for_everybody(&mut self, segment: &Scanned, offset: u64, what: &str) {
-        let damage = self.at(segment, offset, what.to_owned(), None, None);
-        self.everybody.push(damage);
-    }
-
-    fn finish(mut self, scan: Vec<Scanned>) -> Recovered {
-        let mut groups = Vec::new();
-        for (id, group) in &self.state.groups {
-            let own = |what: &str| Damage {
-                group: Some(*id),
-                segment: String::new(),
-                offset: 0,
-                what: what.to_owned(),
-                log_id: None,
-            };
-            let mut damaged: Vec<Damage> = self
-                .damage
-                .iter()
-                .filter(|damage| damage.group == Some(*id))
-                .cloned()
-                .collect();
-            damaged.extend(self.everybody.iter().map(|damage| Damage {
-                group: Some(*id),
-                ..damage.clone()
-            }));
-            if !group.born {
-                damaged.push(own("its birth record is lost"));
-            }
-            if group.has_hole() {
-                damaged.push(own("an entry is missing"));
-            }
-            let faulty = group.entries.values().filter_map(|entry| {
-                let place = entry.place?;
-                Some(FaultyEntry {
-                    log_id: entry.log_id,
-                    payload_crc: place.header.payload_crc,
-                    perhaps_torn: entry.fault? == Fault::PerhapsTorn,
-                })
-            });
-            groups.push(GroupRecovery {
-                id: *id,
-                info: group.info.clone(),
-                damaged,
-                faulty: faulty.collect(),
-            });
-        }
-        for group in &groups {
-            let own = group
-                .damaged
-                .iter()
-                .filter(|damage| !self.damage.contains(damage))
-                .cloned();
-            let own: Vec<Damage> = own.collect();
-            self.damage.extend(own);
-        }
-        if groups.is_empty() {
-            self.damage.append(&mut self.everybody);
-        }
-        let newest = scan.last().map_or(0, |segment| segment.number);
-        Recovered {
-            state: self.state,
-            recovery: Recovery {
-                groups,
-                damage: self.damage,
-                torn_records: self.torn_records,
-                last_whole_batch: match self.torn_records {
-                    0 => self.last_batch,
-                    _ => self.last_batch.saturating_sub(1),
-                },
-            },
-            segments: scan
-                .iter()
-                .map(|segment| (segment.number, segment.bytes.len() as u64))
-                .collect(),
-            last_batch: self.last_batch.max(self.synced),
-            synced: self.synced,
-            last_records: self.last_records,
-            newest_segment: newest.max(self.manifest.map_or(0, |manifest| manifest.newest)),
-        }
+        let data_end = batch.data_offset + batch.padded_data_len();
+        let fits = |end: &u64| end.checked_sub(u64::from(batch.identity_len)) >= Some(data_end);
+        *end = end.or(expected.filter(fits));
+        next = end.map(|end| (number + 1, end.saturating_sub(u64::from(batch.identity_len))));
     }
 }
 
-/// Whether a batch was the last one when the node went down, and not known to be durable.
-fn perhaps_torn(later: &[Scanned], batch: &Batch) -> bool {
-    let mut headers = later.iter().filter_map(|segment| segment.header);
-    headers.any(|header| batch.number + 1 == header.first_batch && header.synced < batch.number)
-}
-
-/// How many records of a batch count, after what later segments say; `None`: none.
-fn counted(later: &[Scanned], batch: &Batch) -> Option<u32> {
-    let mut count = batch.records;
-    for header in later.iter().filter_map(|segment| segment.header) {
-        if batch.number >= header.first_batch {
-            return None;
-        }
-        if batch.number + 1 == header.first_batch && header.previous_records != ALL_RECORDS {
-            count = count.min(header.previous_records);
-        }
-    }
-    Some(count)
+fn flaws(segment: &[u8], batch: &Batch, identity_end: Option<u64>) -> Vec<Flaw> {
+    let data = batch.data_offset as usize..(batch.data_offset + batch.padded_data_len()) as usize;
+    let identity_at = |end: u64| end.checked_sub(u64::from(batch.identity_len));
+    let identity = identity_end.and_then(|end| segment.get(identity_at(end)? as usize..end as usize));
+    let frames = Frames {
+        batch,
+        data: segment.get(data).unwrap_or_default(),
+        identity: identity.unwrap_or_default(),
+        identity_end: identity_end.unwrap_or(segment.len() as u64),
+    };
+    frames.flaws()
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! segment header, 128 bytes, at the start of the first and of the last block
 //!   0  8  magic "RKVWALSG"
-//!   8  4  format number (1)
+//!   8  4  format number (2; 1 had no lost replicas)
 //!  12 16  cluster id
 //!  28  8  node id
 //!  36  8  segment number
@@ -25,7 +25,7 @@ use super::{Identity, WalError};
 use crate::disk::{Disk, Mode, SharedFile, sync_names};
 
 const MAGIC: &[u8; 8] = b"RKVWALSG";
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 const LEN: usize = 128;
 pub(super) const ALL_RECORDS: u32 = u32::MAX;
 
@@ -59,6 +59,13 @@ impl SegmentHeader {
         bytes
     }
 
+    /// The block it is in.
+    pub fn block(&self) -> Vec<u8> {
+        let mut block = self.encode();
+        block.resize(BLOCK as usize, 0);
+        block
+    }
+
     fn decode(bytes: &[u8]) -> Result<Option<Self>, u32> {
         let Some(bytes) = bytes.get(..LEN) else {
             return Ok(None);
@@ -83,33 +90,78 @@ impl SegmentHeader {
             synced: field8(64),
         }))
     }
+}
 
-    /// Reads either copy; `None` when both are bad.
+/// Whether nothing follows a header in its block.
+fn is_padded(block: &[u8]) -> bool {
+    let end = block.len().min(BLOCK as usize);
+    block
+        .get(LEN..end)
+        .is_some_and(|padding| padding.iter().all(|byte| *byte == 0))
+}
+
+/// Both copies of a segment's header, as far as they are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copies {
+    first: Option<SegmentHeader>,
+    last: Option<SegmentHeader>,
+    /// Whether nothing follows them in their blocks.
+    padded: bool,
+    file_bytes: u64,
+}
+
+impl Copies {
+    /// Reads both copies of the header of segment `number`.
     ///
     /// # Errors
-    /// A newer format, or another node's segment.
-    pub fn read(path: &Path, bytes: &[u8], expected: Identity) -> Result<Option<Self>, WalError> {
+    /// No copy is this node's, and one is of a newer format or another node.
+    pub fn read(path: &Path, number: u64, bytes: &[u8], expected: Identity) -> Result<Self, WalError> {
         let last = bytes.len().saturating_sub(BLOCK as usize);
-        for copy in [bytes, &bytes[last..]] {
-            match Self::decode(copy) {
+        let mut refused = None;
+        let mut copy = |at: usize| {
+            let block = bytes.get(at..).unwrap_or_default();
+            match SegmentHeader::decode(block) {
                 Ok(Some(header)) if header.identity != expected => {
-                    return Err(WalError::Foreign {
+                    refused = Some(WalError::Foreign {
                         path: path.to_owned(),
                         expected: expected.node_id,
                     });
+                    None
                 }
-                Ok(Some(header)) => return Ok(Some(header)),
-                Ok(None) => {}
+                Ok(found) => found.filter(|header| header.number == number),
                 Err(found) => {
-                    return Err(WalError::NewerFormat {
+                    refused = Some(WalError::NewerFormat {
                         path: path.to_owned(),
                         found,
                         supported: FORMAT,
                     });
+                    None
                 }
             }
+        };
+        let copies = Self {
+            first: copy(0),
+            last: copy(last),
+            padded: [0, last].iter().all(|at| is_padded(&bytes[*at..])),
+            file_bytes: bytes.len() as u64,
+        };
+        match refused {
+            Some(refused) if copies.header().is_none() => Err(refused),
+            _ => Ok(copies),
         }
-        Ok(None)
+    }
+
+    /// What a good copy says.
+    pub fn header(&self) -> Option<SegmentHeader> {
+        self.first.or(self.last)
+    }
+
+    /// Whether both are good and the file is as long as they say.
+    pub fn are_whole(&self) -> bool {
+        let length = self
+            .header()
+            .is_some_and(|header| header.len_bytes == self.file_bytes);
+        length && self.padded && self.first == self.last
     }
 }
 
@@ -154,7 +206,12 @@ impl Segment {
 
 /// A segment's file.
 pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:08}.wal"))
+    dir.join(name(number))
+}
+
+/// A segment's name.
+pub(super) fn name(number: u64) -> String {
+    format!("{number:08}.wal")
 }
 
 /// The number in a segment's name.
@@ -163,33 +220,35 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
     (digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
+/// Times a block that cannot be read is tried, before its bytes count as lost.
+const READS_MAX: u32 = 3;
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
+
 /// A whole segment, read from the device.
 pub(super) fn read_whole(disk: &dyn Disk, path: &Path) -> io::Result<Bytes> {
     let file = disk.open(path, Mode::Read)?;
     // After an unclean stop the page cache may hold what never became durable.
     file.drop_cached()?;
-    let mut bytes = vec![0; file.len_bytes()? as usize];
-    let mut done = 0;
-    while done < bytes.len() {
-        let end = (done + (1 << 20)).min(bytes.len());
-        match file.read_at(done as u64, &mut bytes[done..end]) {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(_) => {
-                // Blocks that cannot be read are zeros: their checksums will not match.
-                done = read_blocks(&file, &mut bytes, done, end);
+    let len = file.len_bytes()? as usize;
+    Ok(read_range(&file, 0, len).into())
+}
+
+/// A part of a segment. Blocks that cannot be read, or are beyond the file's end, are zeros: their
+/// checksums will not match.
+pub(super) fn read_range(file: &SharedFile, from: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    for (piece, bytes) in bytes.chunks_mut(PIECE).enumerate() {
+        let at = from + (piece * PIECE) as u64;
+        if file.read_at(at, bytes).is_ok() {
+            continue;
+        }
+        for (block, bytes) in bytes.chunks_mut(BLOCK as usize).enumerate() {
+            let at = at + block as u64 * BLOCK;
+            if !(0..READS_MAX).any(|_| file.read_at(at, bytes).is_ok()) {
+                bytes.fill(0);
             }
         }
     }
-    Ok(bytes.into())
-}
-
-fn read_blocks(file: &SharedFile, bytes: &mut [u8], from: usize, to: usize) -> usize {
-    for start in (from..to).step_by(BLOCK as usize) {
-        let end = (start + BLOCK as usize).min(to);
-        if file.read_at(start as u64, &mut bytes[start..end]).is_err() {
-            bytes[start..end].fill(0);
-        }
-    }
-    to
+    bytes
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::format::{Header, Kind, Record};
+use super::format::{Batch, Header, Kind, Record};
+use super::segment::SegmentHeader;
 use super::{EntryKind, GroupId, Vote};
 use crate::mutants::Mutant;
 use crate::shard::LogId;
@@ -32,9 +33,30 @@ pub(super) struct Entry {
     pub kind: EntryKind,
     /// `None` until the batch it is in has been written.
     pub place: Option<Place>,
+    /// Where it lay before, if that was good; the segment may be gone since.
+    pub former: Option<Place>,
     /// In memory while it is new; always while it has no place.
     pub payload: Option<Bytes>,
     pub fault: Option<Fault>,
+    /// Whether somebody took note of its fault.
+    pub fault_told: bool,
+}
+
+/// A batch that counts, as it lies in its segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub batch: Batch,
+    pub identity_end: u64,
+    /// Cut short by a power cut: only its live entries say something.
+    pub torn: bool,
+}
+
+/// A segment that counts: what must be found in it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layout {
+    /// `None` when it was lost.
+    pub header: Option<SegmentHeader>,
+    pub batches: BTreeMap<u64, Written>,
 }
 
 /// One replica's log and control records.
@@ -49,6 +71,8 @@ pub(super) struct Group {
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
     pub mark: Option<Bytes>,
+    /// Why this replica must never run again: something of its control records or identities was lost.
+    pub lost: Option<Bytes>,
     pub entries: BTreeMap<u64, Entry>,
 }
 
@@ -86,6 +110,12 @@ pub(super) struct State {
     pub dead: BTreeSet<GroupId>,
     /// Entries that lie in each segment and are still needed.
     pub live: BTreeMap<u64, usize>,
+    /// What lies in each segment.
+    pub layout: BTreeMap<u64, Layout>,
+    /// Segments and batches in which something was found damaged since the scrub looked last.
+    pub suspects: Vec<(u64, u64)>,
+    /// False if no entry is faulty for sure.
+    may_have_faults: bool,
     /// Entries with their payload in memory, oldest first; also some that are gone since.
     cache: VecDeque<(GroupId, LogId)>,
     /// Payloads in memory: how many, and their bytes.
@@ -105,8 +135,10 @@ impl State {
             log_id,
             kind,
             place: None,
+            former: None,
             payload: Some(payload),
             fault: None,
+            fault_told: false,
         };
         let group = self.groups.entry(id).or_default();
         let replaced = group.entries.insert(log_id.index, entry);
@@ -124,17 +156,24 @@ impl State {
     ) {
         *self.live.entry(place.segment).or_default() += 1;
         let log_id = place.header.log_id;
+        self.may_have_faults |= fault.is_some();
         if let Some(payload) = &payload {
             self.keep(payload);
         }
+        let group = self.groups.entry(id).or_default();
+        let before = group
+            .entries
+            .get(&log_id.index)
+            .filter(|entry| entry.log_id == log_id);
         let entry = Entry {
             log_id,
             kind,
             place: Some(place),
+            former: before.and_then(|entry| entry.place.filter(|_| entry.fault.is_none())),
             payload,
             fault,
+            fault_told: false,
         };
-        let group = self.groups.entry(id).or_default();
         let replaced = group.entries.insert(log_id.index, entry);
         self.forget(replaced);
     }
@@ -150,10 +189,40 @@ impl State {
             return;
         };
         let before = entry.place.replace(place);
+        entry.former = before.filter(|_| entry.fault.is_none());
         entry.fault = None;
+        entry.fault_told = false;
         *self.live.entry(place.segment).or_default() += 1;
         if let Some(before) = before {
             self.leave(before.segment);
+        }
+    }
+
+    /// Replicas with faulty entries. Costs nothing while there are none.
+    pub fn faulty_groups(&mut self) -> Vec<GroupId> {
+        if !self.may_have_faults {
+            return Vec::new();
+        }
+        let faulty = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.first_fault().is_some());
+        let faulty: Vec<GroupId> = faulty.map(|(id, _)| *id).collect();
+        self.may_have_faults = !faulty.is_empty();
+        faulty
+    }
+
+    /// An entry could not be read where it lies. True if that is news.
+    pub fn mark_faulty(&mut self, id: GroupId, place: Place) -> bool {
+        let entry = self.entry(id, place.header.log_id);
+        match entry.filter(|entry| entry.place == Some(place) && entry.fault.is_none()) {
+            Some(entry) => {
+                entry.fault = Some(Fault::Damaged);
+                self.suspects.push((place.segment, place.batch));
+                self.may_have_faults = true;
+                true
+            }
+            None => false,
         }
     }
 
@@ -238,7 +307,7 @@ impl State {
         }
     }
 
-    fn entry(&mut self, id: GroupId, log_id: LogId) -> Option<&mut Entry> {
+    pub fn entry(&mut self, id: GroupId, log_id: LogId) -> Option<&mut Entry> {
         let entry = self.groups.get_mut(&id)?.entries.get_mut(&log_id.index)?;
         (entry.log_id == log_id).then_some(entry)
     }
@@ -248,6 +317,10 @@ impl State {
         let mut records = Vec::new();
         for id in &self.dead {
             records.push(record(Kind::Death, *id, LogId::default(), Bytes::new()));
+        }
+        for (id, group) in &self.groups {
+            let lost = group.lost.clone();
+            records.extend(lost.map(|reason| record(Kind::Lost, *id, LogId::default(), reason)));
         }
         for (id, group) in self.groups.iter().filter(|(_, group)| group.born) {
             records.push(record(Kind::Birth, *id, LogId::default(), group.info.clone()));
@@ -301,6 +374,7 @@ impl State {
             Kind::Vote => group.vote = decode_vote(header.log_id.term, payload),
             Kind::Committed => group.committed = group.committed.max(Some(header.log_id)),
             Kind::Mark => group.mark = Some(payload.clone()),
+            Kind::Lost => group.lost = Some(payload.clone()),
             Kind::Death | Kind::Truncate | Kind::Purge | Kind::Blank | Kind::Normal | Kind::Membership => {}
         }
     }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::carry::bytes_of;
 use super::format::{self, BLOCK, Encoded, HEADER_LEN, Record};
-use super::group::{Shared, read_entry};
+use super::log::Shared;
 use super::manifest::{self, Manifest};
 use super::segment::{self, ALL_RECORDS, Segment, SegmentHeader};
-use super::state::{Place, kind_of, record};
+use super::state::{Layout, Place, Written, kind_of, record};
 use super::{GroupId, Identity, WalConfig};
 use crate::disk::{Mode, SharedDisk, SharedFile, offload, sync_names};
 use crate::mutants::Mutant;
@@ -23,19 +23,28 @@ use crate::mutants::Mutant;
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Records to be written.
+#[derive(Default)]
 pub(super) struct Work {
     pub records: Vec<Record>,
     /// Waits for nothing: the next batch begins now. What is not forced waits for what is.
     pub forced: bool,
     pub done: Option<Done>,
+    pub repair: Option<Repair>,
+}
+
+/// Something on the disk is to be written again, elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repair {
+    /// All that counts of the segments up to this one, so that they can be deleted.
+    Evacuate(u64),
+    /// Both copies of the manifest.
+    Manifest,
 }
 
 /// A batch takes no more work once it holds this many bytes.
 const BATCH_BYTES_TARGET: u64 = 8 << 20;
 /// Work that forces nothing is written all the same once there is this much of it.
 const LAZY_BYTES_MAX: u64 = 1 << 20;
-/// The oldest segment's live entries are carried forward when they fill no more than this share of it.
-const CARRY_SHARE: u64 = 4;
 
 /// The files being written.
 pub(super) struct Writer {
@@ -52,6 +61,8 @@ pub(super) struct Writer {
     pub synced: u64,
     pub previous_records: u32,
     pub newest_segment: u64,
+    /// Everything up to this segment is being carried forward; 0: nothing is.
+    pub evacuate_upto: u64,
 }
 
 impl Writer {
@@ -83,30 +94,56 @@ impl Writer {
                 return;
             };
             pending.push(next);
-            let mut bytes: u64 = footprint(&pending);
-            while bytes < BATCH_BYTES_TARGET {
-                let Ok(work) = self.queue.try_recv() else { break };
-                bytes += work.records.iter().map(Record::footprint).sum::<u64>();
-                pending.push(work);
-            }
+            let bytes = self.gather(&mut pending);
             if pending.iter().any(|work| work.forced) || bytes > LAZY_BYTES_MAX {
                 marked = false;
-                if self.write(std::mem::take(&mut pending)).await.is_err() {
+                if self.write_on(std::mem::take(&mut pending)).await.is_err() {
                     return self.drain().await;
                 }
             }
         }
     }
 
+    /// A batch; and while segments are being evacuated, more of them, with what has come meanwhile.
+    async fn write_on(&mut self, work: Vec<Work>) -> io::Result<()> {
+        self.write(work).await?;
+        while self.evacuate_upto > 0 {
+            let mut work = Vec::new();
+            self.gather(&mut work);
+            self.write(work).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is queued, up to the size of a batch; returns the bytes of it all.
+    fn gather(&mut self, pending: &mut Vec<Work>) -> u64 {
+        let mut bytes: u64 = footprint(pending);
+        while bytes < BATCH_BYTES_TARGET {
+            let Ok(work) = self.queue.try_recv() else { break };
+            bytes += work.records.iter().map(Record::footprint).sum::<u64>();
+            pending.push(work);
+        }
+        bytes
+    }
+
     /// One batch: written, synced, told. Nothing is tried again after an error.
     async fn write(&mut self, work: Vec<Work>) -> io::Result<()> {
         let mut records = Vec::new();
         let mut done = Vec::new();
+        let mut manifest = false;
         for piece in work {
             records.extend(piece.records);
             done.extend(piece.done);
+            match piece.repair {
+                Some(Repair::Evacuate(upto)) => self.evacuate_upto = self.evacuate_upto.max(upto),
+                Some(Repair::Manifest) => manifest = true,
+                None => {}
+            }
         }
-        let outcome = self.write_records(records).await;
+        let outcome = match self.write_records(records).await {
+            Ok(()) if manifest => self.store_manifest().await,
+            outcome => outcome,
+        };
         if let Err(error) = &outcome {
             self.shared.poison(&error.to_string());
             tracing::error!(%error, "the log is poisoned: nothing on its disk is trusted any more");
@@ -121,16 +158,21 @@ impl Writer {
     }
 
     async fn write_records(&mut self, mut records: Vec<Record>) -> io::Result<()> {
-        let needed = records.iter().map(Record::footprint).sum::<u64>() + 2 * BLOCK + 2 * HEADER_LEN as u64;
-        if self
-            .segment
-            .as_ref()
-            .is_none_or(|segment| segment.free_bytes() < needed)
-        {
-            let mut first = self.begin_segment(needed).await?;
-            first.append(&mut records);
-            records = first;
-        }
+        let evacuate_upto = self.evacuate_upto;
+        let moving = self.moving();
+        let needed = records.iter().map(Record::footprint).sum::<u64>()
+            + bytes_of(&moving)
+            + 2 * BLOCK
+            + 2 * HEADER_LEN as u64;
+        let full = |segment: &Segment| segment.free_bytes() < needed || segment.number <= evacuate_upto;
+        // Control records first, then what is moved, then what is new: a later record overrules.
+        let mut first = match self.segment.as_ref().is_none_or(full) {
+            true => self.begin_segment(needed, evacuate_upto > 0).await?,
+            false => Vec::new(),
+        };
+        first.extend(self.moved(moving).await);
+        first.append(&mut records);
+        let records = first;
         let Some(segment) = self.segment.as_mut() else {
             return Err(io::Error::other("no segment"));
         };
@@ -168,6 +210,11 @@ impl Writer {
         };
         offload(&*self.disk, write).await??;
         let number = segment.number;
+        let written = Written {
+            batch,
+            identity_end: identity_at + u64::from(batch.identity_len),
+            torn: false,
+        };
         self.synced = batch.number;
         self.next_batch += 1;
         self.previous_records = ALL_RECORDS;
@@ -176,6 +223,8 @@ impl Writer {
             .store(batch.number, std::sync::atomic::Ordering::Release);
         {
             let mut state = self.shared.state.lock();
+            let layout = state.layout.entry(number).or_default();
+            layout.batches.insert(batch.number, written);
             for header in headers.into_iter().filter(|header| header.kind.is_entry()) {
                 state.placed(
                     header.group,
@@ -193,9 +242,11 @@ impl Writer {
 
     /// Makes the next segment. Its first batch repeats all control records and takes along what
     /// little holds the oldest segment back.
-    async fn begin_segment(&mut self, needed: u64) -> io::Result<Vec<Record>> {
+    async fn begin_segment(&mut self, needed: u64, evacuating: bool) -> io::Result<Vec<Record>> {
         let mut records = self.shared.state.lock().control_records();
-        records.extend(self.carried().await);
+        if !evacuating {
+            records.extend(self.carried().await);
+        }
         let first = records.iter().map(Record::footprint).sum::<u64>() + needed;
         let len_bytes = (first + 8 * BLOCK)
             .next_multiple_of(BLOCK)
@@ -210,14 +261,15 @@ impl Writer {
             synced: self.synced,
         };
         self.segments.insert(header.number, len_bytes);
-        let manifest = self.manifest();
         let (disk, dir) = (self.disk.clone(), self.dir.clone());
-        let create = move || {
-            let segment = Segment::create(&*disk, &dir, &header)?;
-            manifest::store(&*disk, &dir, manifest)?;
-            Ok::<_, io::Error>(segment)
-        };
+        let create = move || Segment::create(&*disk, &dir, &header);
         let segment = offload(&*self.disk, create).await??;
+        self.store_manifest().await?;
+        let layout = Layout {
+            header: Some(header),
+            ..Layout::default()
+        };
+        self.shared.state.lock().layout.insert(header.number, layout);
         self.shared
             .files
             .lock()
@@ -225,6 +277,16 @@ impl Writer {
         self.count_bytes();
         self.segment = Some(segment);
         Ok(records)
+    }
+
+    /// Writes both copies of the manifest. Meanwhile nobody can say what is in them.
+    async fn store_manifest(&self) -> io::Result<()> {
+        let manifest = self.manifest();
+        *self.shared.manifest.lock() = None;
+        let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        offload(&*self.disk, move || manifest::store(&*disk, &dir, manifest)).await??;
+        *self.shared.manifest.lock() = Some(manifest);
+        Ok(())
     }
 
     fn manifest(&self) -> Manifest {
@@ -239,59 +301,12 @@ impl Writer {
         }
     }
 
-    /// The oldest segment's live entries, if they are few.
-    async fn carried(&self) -> Vec<Record> {
-        let Some((oldest, len)) = self
-            .segments
-            .first_key_value()
-            .map(|(number, len)| (*number, *len))
-        else {
-            return Vec::new();
-        };
-        if self.segments.len() < 2 {
-            return Vec::new();
-        }
-        let wanted: Vec<(GroupId, Place, Option<Bytes>)> = {
-            let state = self.shared.state.lock();
-            let live = state
-                .groups
-                .iter()
-                .flat_map(|(id, group)| group.entries.values().map(move |entry| (*id, entry)));
-            let in_oldest = live.filter_map(|(id, entry)| {
-                let place = entry
-                    .place
-                    .filter(|place| place.segment == oldest && entry.fault.is_none())?;
-                Some((id, place, entry.payload.clone()))
-            });
-            in_oldest.collect()
-        };
-        let bytes: u64 = wanted
-            .iter()
-            .map(|(_, place, _)| u64::from(place.header.payload_len) + 128)
-            .sum();
-        if bytes > len / CARRY_SHARE {
-            return Vec::new();
-        }
-        let Some(file) = self.shared.files.lock().get(&oldest).cloned() else {
-            return Vec::new();
-        };
-        let read = move || {
-            let read_one = |(id, place, payload): (GroupId, Place, Option<Bytes>)| {
-                let payload = payload.or_else(|| read_entry(&file, &place).ok())?;
-                Some(record(place.header.kind, id, place.header.log_id, payload))
-            };
-            wanted.into_iter().filter_map(read_one).collect::<Vec<_>>()
-        };
-        // What cannot be read stays where it is and holds its segment back.
-        offload(&*self.disk, read).await.unwrap_or_default()
-    }
-
     /// Deletes the oldest segments as long as no live entry lies in them.
     async fn delete_unneeded(&mut self) -> io::Result<()> {
         let current = self.segment.as_ref().map_or(0, |segment| segment.number);
         let mut unneeded = Vec::new();
         {
-            let state = self.shared.state.lock();
+            let mut state = self.shared.state.lock();
             while let Some(oldest) = self.segments.keys().next().copied()
                 && oldest < current
                 && !state.live.contains_key(&oldest)
@@ -299,19 +314,19 @@ impl Writer {
                 self.segments.remove(&oldest);
                 unneeded.push(oldest);
             }
+            state.layout.retain(|number, _| !unneeded.contains(number));
         }
         if unneeded.is_empty() {
             return Ok(());
         }
         self.count_bytes();
-        let manifest = self.manifest();
         self.shared
             .files
             .lock()
             .retain(|number, _| !unneeded.contains(number));
+        self.store_manifest().await?;
         let (disk, dir) = (self.disk.clone(), self.dir.clone());
         let delete = move || {
-            manifest::store(&*disk, &dir, manifest)?;
             for number in unneeded {
                 disk.remove_file(&segment::path(&dir, number))?;
             }

@@ -1,5 +1,8 @@
 #![allow(clippy::disallowed_methods)]
 
+mod exhaustive;
+mod scrub;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -330,26 +333,6 @@ async fn never_wrong(disk: &SimDisk, what: &str) {
         }
     }
     wal.close().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn every_flipped_bit_is_healed_or_reported() {
-    let disk = SimDisk::new(1);
-    filled(&disk).await.close().await;
-    let path = segment_path(&disk);
-    let used: Vec<usize> = {
-        let file = disk.mount().open(&path, crate::disk::Mode::Read).unwrap();
-        let mut bytes = vec![0; file.len_bytes().unwrap() as usize];
-        file.read_at(0, &mut bytes).unwrap();
-        (0..bytes.len())
-            .filter(|at| bytes[*at] != 0 || at % 509 == 0)
-            .collect()
-    };
-    for at in used {
-        let copy = disk.copy(at as u64);
-        assert!(copy.corrupt(&path, at, 1 << (at % 8)));
-        never_wrong(&copy, &format!("bit {} of byte {at}", at % 8)).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,137 @@
+//! Reads the node's log from the device all the time, so that damage is found while the other copies are
+//! still there: one scrub per node, paced. What is found is told, and repaired at once.
+
+use std::time::Duration;
+
+use super::Replicas;
+use super::heal::Restorer;
+use super::replica::Replica;
+use crate::clock::now;
+use crate::health::{Action, Damage, Kind, Structure};
+use crate::limits::{LOG_SCRUB_BYTES_PER_S, LOG_SCRUB_CYCLE_MS};
+use crate::raft::Raft;
+use crate::wal::{self, ScrubPosition, Scrubbed};
+
+/// Bytes read between two pauses.
+const STEP_BYTES: u64 = 256 << 10;
+
+/// How long the writer has for what it is to write again, before the next cycle.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+/// How often somebody looks whether an entry is to be healed.
+const HEAL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long it waits when nobody could deliver one.
+const HEAL_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(replicas: &Replicas) {
+    // Whoever waits for a peer does not keep the scrub from going on.
+    tokio::join!(read(replicas), heal(replicas));
+}
+
+async fn read(replicas: &Replicas) {
+    let mut position = ScrubPosition::default();
+    let mut cycle_began = now();
+    loop {
+        let scrubbed = replicas.context().wal.scrub(position, STEP_BYTES).await;
+        let Ok(step) = scrubbed else {
+            return; // poisoned: the process is about to end
+        };
+        tell(replicas, &step);
+        let pause = match step.cycle_ended {
+            // Soon again, to see that what was written elsewhere is gone from here.
+            true if !step.is_whole => REPAIR_PAUSE,
+            true => Duration::from_millis(LOG_SCRUB_CYCLE_MS).saturating_sub(cycle_began.elapsed()),
+            false => Duration::from_millis(step.bytes * 1_000 / LOG_SCRUB_BYTES_PER_S),
+        };
+        // Never without a pause: others share the device.
+        tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        if step.cycle_ended {
+            cycle_began = now();
+        }
+        position = step.next;
+    }
+}
+
+/// Puts on record what concerns no single replica; the rest is told with its replica's entries.
+fn tell(replicas: &Replicas, step: &Scrubbed) {
+    let health = &replicas.context().health;
+    let whole_log = step.damage.iter().filter(|damage| damage.group.is_none());
+    for damage in whole_log {
+        let position = position_of(damage);
+        let of_log = health.open_events().into_iter();
+        let known = of_log.filter(|event| event.structure == Structure::Wal.word());
+        if known.into_iter().all(|event| event.position != position) {
+            health.damaged(Damage::of_node(
+                Structure::Wal,
+                Kind::Checksum,
+                Action::Heal,
+                position,
+            ));
+        }
+    }
+    if step.is_whole {
+        health.repaired(0, Structure::Wal);
+    }
+}
+
+/// As the node puts it when it finds the same at its start.
+fn position_of(damage: &wal::Damage) -> String {
+    format!("{} at {}: {}", damage.segment, damage.offset, damage.what)
+}
+
+/// Heals the logs of running replicas; those that do not run yet heal before they do.
+async fn heal(replicas: &Replicas) {
+    let mut pause = HEAL_INTERVAL;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = HEAL_INTERVAL;
+        for id in replicas.context().wal.faulty_groups() {
+            let replica = replicas.get(id.shard_id).filter(|replica| replica.id() == id);
+            if let Some(replica) = replica
+                && !heal_one(replicas, &replica).await
+            {
+                pause = HEAL_PAUSE;
+            }
+        }
+    }
+}
+
+/// Whether nothing is left to heal.
+async fn heal_one(replicas: &Replicas, replica: &Replica) -> bool {
+    let restorer = Restorer {
+        context: replicas.context().clone(),
+        group: replica.store().group().clone(),
+    };
+    match restorer.try_restore(0..u64::MAX).await {
+        Ok(true) => true,
+        Ok(false) => {
+            let_go(replica, &restorer).await;
+            false
+        }
+        Err(error) => {
+            tracing::info!(id = ?replica.id(), %error, "a damaged log entry was not healed this time");
+            false
+        }
+    }
+}
+
+/// What nobody can deliver is let go, once a checkpoint stands for it.
+async fn let_go(replica: &Replica, restorer: &Restorer) {
+    let Some(first) = restorer.group.first_fault() else {
+        return;
+    };
+    if let Err(error) = replica.checkpoint().await {
+        tracing::info!(id = ?replica.id(), %error, "no checkpoint could be recorded");
+        return;
+    }
+    let durable = replica.store().checkpointed();
+    if durable.is_some_and(|durable| durable.index >= first) {
+        purge(replica.raft(), first).await;
+    }
+}
+
+async fn purge(raft: &Raft, upto: u64) {
+    // openraft purges only what it knows a snapshot of. A stopped Raft is the supervisor's matter.
+    if raft.trigger().snapshot().await.is_ok() {
+        let _ = raft.trigger().purge_log(upto).await;
+    }
+}
