@@ -201,6 +201,72 @@ fn assert_told(cluster: &Cluster, at: usize, how: Harm) {
     assert!(open.is_empty(), "{how:?}: {open:#?}");
 }
 
+/// Nobody reads, nothing is restarted, and everything is in all caches.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_flipped_under_a_running_node_is_found_within_ten_seconds_and_repaired() {
+    let cluster = repairing_soon();
+    let keyspace = fill(&cluster).await;
+    verify(&keyspace).await;
+    let last = "the last value, which the log still holds";
+    keyspace.put("last", last).await.expect("a write");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let files = files_below(&cluster.nodes[1].data_dir);
+    let tables = files.iter().filter(|file| file.to_string_lossy().contains("/tables/"));
+    let table = tables.max_by_key(|file| file.metadata().map(|meta| meta.len()).unwrap_or(0));
+    let table = table.expect("a table");
+    let len = table.metadata().expect("a file").len();
+    flip(table, len / 2);
+    let (segment, offset) = find(&files, last.as_bytes());
+    flip(&segment, offset);
+    let flipped = std::time::Instant::now();
+
+    for structure in ["tree", "wal"] {
+        while !told_of(&cluster, 1, structure) {
+            let waited = flipped.elapsed();
+            assert!(waited < Duration::from_secs(10), "{structure}: {}", cluster.log(1));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    tokio::task::block_in_place(|| {
+        cluster.await_healthy();
+        assert_equal_digests(&cluster);
+    });
+    verify(&keyspace).await;
+    let record = keyspace.get("last").await.expect("a read").expect("a record");
+    assert_eq!(record.value, last.as_bytes());
+}
+
+/// Flips a bit in a file as it is, without replacing it.
+fn flip(path: &Path, offset: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path);
+    let file = file.expect("a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 4], offset).expect("a byte");
+    file.sync_all().expect("a disk");
+}
+
+/// The segment of the log that holds some bytes, and where.
+fn find(files: &[PathBuf], wanted: &[u8]) -> (PathBuf, u64) {
+    let segments = files.iter().filter(|file| file.extension().is_some_and(|end| end == "wal"));
+    for segment in segments {
+        let bytes = std::fs::read(segment).expect("a segment");
+        if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {
+            return (segment.clone(), at as u64);
+        }
+    }
+    panic!("no segment holds it");
+}
+
+/// Whether a node's ledger names a structure.
+fn told_of(cluster: &Cluster, at: usize, structure: &str) -> bool {
+    let addr = &cluster.nodes[at].addr;
+    let status = tokio::task::block_in_place(|| cluster.json(&["node", "status", "--node", addr]));
+    let events = status["damage"].as_array().expect("a list");
+    events.iter().any(|event| event["structure"] == structure)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_directory_is_gone_comes_back_as_a_new_one() {
     let mut cluster = repairing_soon();
