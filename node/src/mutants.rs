@@ -111,9 +111,6 @@ mutants! {
     /// After a failed sync the log's writer tries again and goes on. Rule: a failed sync poisons the
     /// disk; it is never tried again, as the system has dropped what it could not write.
     RetryFailedFsync = "retry_failed_fsync",
-    /// A voter that has an entry and cannot read it counts as one that never had it, when a damaged entry at
-    /// the end of another's log is judged. Rule: what is damaged may have been acknowledged; it is waited for.
-    CountDamagedAsDontHave = "count_damaged_as_dont_have",
 }
 
 /// Names no mutant of this build.

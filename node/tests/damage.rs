@@ -211,7 +211,9 @@ async fn a_byte_flipped_under_a_running_node_is_found_within_ten_seconds_and_rep
     keyspace.put("last", last).await.expect("a write");
     tokio::time::sleep(Duration::from_secs(4)).await;
     let files = files_below(&cluster.nodes[1].data_dir);
-    let tables = files.iter().filter(|file| file.to_string_lossy().contains("/tables/"));
+    let tables = files
+        .iter()
+        .filter(|file| file.to_string_lossy().contains("/tables/"));
     let table = tables.max_by_key(|file| file.metadata().map(|meta| meta.len()).unwrap_or(0));
     let table = table.expect("a table");
     let len = table.metadata().expect("a file").len();
@@ -223,7 +225,11 @@ async fn a_byte_flipped_under_a_running_node_is_found_within_ten_seconds_and_rep
     for structure in ["tree", "wal"] {
         while !told_of(&cluster, 1, structure) {
             let waited = flipped.elapsed();
-            assert!(waited < Duration::from_secs(10), "{structure}: {}", cluster.log(1));
+            assert!(
+                waited < Duration::from_secs(10),
+                "{structure}: {}",
+                cluster.log(1)
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -249,7 +255,9 @@ fn flip(path: &Path, offset: u64) {
 
 /// The segment of the log that holds some bytes, and where.
 fn find(files: &[PathBuf], wanted: &[u8]) -> (PathBuf, u64) {
-    let segments = files.iter().filter(|file| file.extension().is_some_and(|end| end == "wal"));
+    let segments = files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "wal"));
     for segment in segments {
         let bytes = std::fs::read(segment).expect("a segment");
         if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {

@@ -85,8 +85,6 @@ pub enum Fault {
     LogDamage,
     /// Bits of entries flip in the log while the node is off.
     PayloadDamage,
-    /// The last entry of a shard turns bad in both logs that have it, while the nodes are off.
-    TailDamage,
     /// Bits of stored records flip, in the running node.
     RecordDamage,
     /// A tree is lost while the node is off.
@@ -105,7 +103,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 33] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -132,7 +130,6 @@ impl Fault {
         Self::DiskSlow,
         Self::LogDamage,
         Self::PayloadDamage,
-        Self::TailDamage,
         Self::RecordDamage,
         Self::TreeLoss,
         Self::CrashInRepair,
@@ -185,10 +182,6 @@ impl Fault {
             Self::PayloadDamage => (
                 "payload-damage",
                 "bits of entries flip in a node's log while it is off",
-            ),
-            Self::TailDamage => (
-                "tail-damage",
-                "the last entry of a shard turns bad in both logs that have it",
             ),
             Self::RecordDamage => ("record-damage", "bits of stored records flip in a running node"),
             Self::TreeLoss => ("tree-loss", "one of a node's trees is lost while it is off"),
@@ -246,7 +239,6 @@ impl Fault {
             self,
             Self::LogDamage
                 | Self::PayloadDamage
-                | Self::TailDamage
                 | Self::RecordDamage
                 | Self::TreeLoss
                 | Self::CrashInRepair

@@ -127,10 +127,6 @@ impl Active {
                 }
                 active.clock(format!("node {}", node + 1));
             }
-            Fault::TailDamage => {
-                let (off, damaged) = super::tail::damage(cluster, rng).await?;
-                (active.hit, active.took_effect) = (off, damaged);
-            }
             _ => active.break_disk(node, cluster, rng).await?,
         }
         if active.detail.is_empty() {
@@ -241,7 +237,7 @@ impl Active {
                 cluster.crash(victim);
                 cluster.start_node(victim).await?;
             }
-            Fault::Crash | Fault::CrashLeader | Fault::CrashAtSend | Fault::CrashAll | Fault::TailDamage => {
+            Fault::Crash | Fault::CrashLeader | Fault::CrashAtSend | Fault::CrashAll => {
                 for node in &self.hit {
                     cluster.start_node(*node).await?;
                 }

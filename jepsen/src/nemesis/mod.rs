@@ -8,7 +8,6 @@
 mod fault;
 mod inject;
 mod quorum;
-mod tail;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

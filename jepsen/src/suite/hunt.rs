@@ -132,7 +132,6 @@ const GROUNDS: &[Ground] = &[
     ground("trust_engine_index", Workload::Set, "old-trees,tree-emptied"),
     ground("unproven_not_persisted", Workload::Set, "crash-in-repair"),
     ground("retry_failed_fsync", Workload::Set, "sync-error-all"),
-    ground("count_damaged_as_dont_have", Workload::Set, "tail-damage"),
 ];
 
 /// The mutants that a list of names stands for.

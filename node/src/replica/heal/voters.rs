@@ -11,7 +11,6 @@ use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1::{self, PayloadState, peer_request, peer_response};
 
 use super::ReplicaContext;
-use crate::mutants::Mutant;
 use crate::raft::ReplicaMark;
 use crate::wal::{FaultyEntry, WalGroup};
 
@@ -71,10 +70,6 @@ impl Voters {
             if state != PayloadState::Found {
                 let taken_over = answer.voter && answer.replica_id != 0;
                 let replica_id = if taken_over { answer.replica_id } else { replica_id };
-                let state = match state {
-                    PayloadState::Damaged if Mutant::CountDamagedAsDontHave.is_on() => PayloadState::None,
-                    state => state,
-                };
                 round.answers.push(Answer {
                     replica_id,
                     addr,
