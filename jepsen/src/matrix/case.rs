@@ -117,6 +117,12 @@ pub fn run(plan: &Plan, base: &Path) -> Outcome {
     for panic in panics.seen() {
         outcome.find(Finding::degraded(format!("P6: {panic}")));
     }
+    // Where a case was run says nothing of it.
+    let place = format!("{}/", base.display());
+    outcome.note = outcome.note.replace(&place, "");
+    for finding in &mut outcome.findings {
+        finding.why = finding.why.replace(&place, "");
+    }
     outcome
 }
 

@@ -326,6 +326,6 @@ mod tests {
         assert!(other(|found| found.log_batch = 89).is_some());
         assert!(other(|found| found.map_version = 5).is_some());
         assert!(other(|found| found.map[1].1 = 2).is_some());
-        assert!(other(|found| drop(found.watermarks.insert(2, 81))).is_some());
+        assert!(other(|found| *found.watermarks.get_mut(&2).unwrap() = 81).is_some());
     }
 }
