@@ -8,11 +8,13 @@
 //! - [`sim`] is the world: real nodes (log, Raft, replicas, routing) over a simulated network
 //!   and simulated disks, all of it from one seed.
 //! - [`run`] puts them together, from a seed to a verdict; [`suite`] does so many times.
+//! - [`matrix`] damages disks at rest, place by place, and judges what comes of it.
 //! - [`cli`] is the command line.
 
 pub mod checker;
 pub mod cli;
 pub mod history;
+pub mod matrix;
 pub mod mutants;
 pub mod nemesis;
 pub mod run;

@@ -8,6 +8,7 @@
 
 mod check;
 mod list;
+mod matrix;
 mod outcome;
 mod run;
 mod suite;
@@ -37,6 +38,8 @@ enum Command {
     Check(check::Options),
     /// Many runs: workloads under all families of faults, or the bugs on purpose
     Suite(suite::Options),
+    /// Disks damaged at rest, place by place: what a cluster makes of it
+    Matrix(matrix::Options),
     /// Run plans until the bug on purpose in this process is caught; started by `suite --mutants`
     #[command(hide = true)]
     Hunt(suite::HuntOptions),
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
             Command::List(options) => list::run(&options),
             Command::Check(options) => check::run(&options),
             Command::Suite(options) => suite::run(&options),
+            Command::Matrix(options) => matrix::run(&options),
             Command::Hunt(options) => suite::hunt(&options),
         },
     };

@@ -5,7 +5,7 @@
 //! through the client, and the judges look at what clients saw.
 
 mod coverage;
-mod panics;
+pub(crate) mod panics;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -2,18 +2,23 @@
 
 use std::cell::RefCell;
 use std::panic::{self, PanicHookInfo};
-use std::sync::Once;
+use std::sync::{Arc, Once};
+
+use parking_lot::Mutex;
+
+/// Panics, each with how often it happened.
+type Seen = Arc<Mutex<Vec<(String, usize)>>>;
 
 thread_local! {
-    /// Panics on this thread, each with how often it happened; `None` while nobody watches it.
-    static SEEN: RefCell<Option<Vec<(String, usize)>>> = const { RefCell::new(None) };
+    /// Where panics on this thread are noted; `None` while nobody watches it.
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
-/// A watch over this thread.
-pub(super) struct Watch;
+/// A watch over this thread, and over others that join it.
+pub(crate) struct Watch(Seen);
 
 /// Begins to watch this thread. Panics of other threads are told as ever.
-pub(super) fn watch() -> Watch {
+pub(crate) fn watch() -> Watch {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let told_as_ever = panic::take_hook();
@@ -23,15 +28,17 @@ pub(super) fn watch() -> Watch {
             }
         }));
     });
-    SEEN.set(Some(Vec::new()));
-    Watch
+    let seen = Seen::default();
+    SEEN.set(Some(seen.clone()));
+    Watch(seen)
 }
 
 /// Whether somebody watches this thread and will tell.
 fn note(info: &PanicHookInfo<'_>) -> bool {
-    SEEN.with_borrow_mut(|seen| {
+    SEEN.with_borrow(|seen| {
         let Some(seen) = seen else { return false };
         let finding = finding(info);
+        let mut seen = seen.lock();
         match seen.iter_mut().find(|(known, _)| *known == finding) {
             Some((_, times)) => *times += 1,
             None => seen.push((finding, 1)),
@@ -67,13 +74,19 @@ fn short(file: &str) -> &str {
 }
 
 impl Watch {
+    /// What a thread of the same world does when it starts, to be watched as well.
+    pub(crate) fn on_other_threads(&self) -> impl Fn() + Send + Sync + 'static {
+        let seen = self.0.clone();
+        move || SEEN.set(Some(seen.clone()))
+    }
+
     /// The panics seen so far, each once.
-    pub(super) fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         let told = |(finding, times): &(String, usize)| match times {
             1 => finding.clone(),
             _ => format!("{finding} ({times} times)"),
         };
-        SEEN.with_borrow(|seen| seen.iter().flatten().map(told).collect())
+        self.0.lock().iter().map(told).collect()
     }
 }
 
@@ -102,6 +115,20 @@ mod tests {
         assert!(once.ends_with(": fell at 1"), "{once}");
         assert!(twice.ends_with(": fell at 2 (2 times)"), "{twice}");
         drop(watch);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a thread of the test
+    fn a_panic_of_another_thread_is_told_if_it_joined() {
+        let watch = watch();
+        let join = watch.on_other_threads();
+        let thread = std::thread::spawn(move || {
+            join();
+            panic!("over there");
+        });
+        assert!(thread.join().is_err());
+        let seen = watch.seen();
+        assert!(seen.len() == 1 && seen[0].ends_with("over there"), "{seen:?}");
     }
 
     #[test]

@@ -85,6 +85,22 @@ impl Cluster {
         }
     }
 
+    /// Machines with these disks and trees in them, all of them off.
+    pub fn of_disks(
+        settings: Settings,
+        seed: u64,
+        keyspace_id: u32,
+        disks: Vec<(SimDisk, Arc<MemoryDevice>)>,
+    ) -> Self {
+        let mut cluster = Self::new(settings, seed);
+        cluster.keyspace_id = keyspace_id;
+        for (machine, (disk, device)) in cluster.machines.iter_mut().zip(disks) {
+            machine.disk = disk;
+            machine.device = device;
+        }
+        cluster
+    }
+
     /// How the stored key of every workload's entries begins in the first shard, up to the last
     /// two bytes of its number.
     pub fn entry_marker(&self) -> Vec<u8> {

@@ -68,6 +68,23 @@ impl MemoryDevice {
         }
     }
 
+    /// Another device with the same checkpoints.
+    pub fn copy(&self) -> Self {
+        let mut copy = State::default();
+        for (id, folder) in &self.state.lock().folders {
+            let folder = Folder {
+                rows: folder.rows.clone(),
+                control: folder.control.clone(),
+                version_id: folder.version_id,
+                ..Folder::default()
+            };
+            copy.folders.insert(*id, folder);
+        }
+        Self {
+            state: Mutex::new(copy),
+        }
+    }
+
     /// Trees on the device.
     pub fn trees(&self) -> Vec<TreeId> {
         self.state.lock().folders.keys().copied().collect()
