@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reelkv::clock::{Instant, now};
+use reelkv::health::{Action, Damage, Kind, Structure as Told};
 use reelkv::rpc::handler::AdminHandler;
 use reelkv::server::{Front, Node};
 use reelkv::storage::EngineKind;
@@ -239,11 +240,15 @@ impl<'a> Judge<'a> {
         }
         self.first_life = self.world.network().node(&super::world::addr(VICTIM));
         if let (Sabotage::OpenLedgerEntry, Some(node)) = (&self.plan.sabotage, &self.first_life) {
-            node.health().damaged(DamageEvent {
-                structure: self.plan.structure.told_as.to_owned(),
-                position: "made up".to_owned(),
-                ..Default::default()
-            });
+            let told_as = self.plan.structure.told_as;
+            let named = |structure: &&Told| structure.word() == told_as;
+            let structure = Told::ALL.iter().find(named).copied();
+            node.health().damaged(Damage::of_node(
+                structure.unwrap_or(Told::Wal),
+                Kind::Checksum,
+                Action::None,
+                "made up",
+            ));
         }
     }
 

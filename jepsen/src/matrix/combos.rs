@@ -116,7 +116,7 @@ pub(super) fn cases(random: u64) -> Vec<Case> {
             "log entry and record",
             "random",
             format!("/{number}"),
-            |rng| Damage::random(rng),
+            Damage::random,
         ));
     }
     cases

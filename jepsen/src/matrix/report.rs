@@ -307,7 +307,8 @@ fn by_structure(rows: &[&Row]) -> String {
 /// Median and longest of some times.
 fn times(rows: &[&Row]) -> String {
     let mut text = String::new();
-    let kinds: [(&str, fn(&Times) -> Option<u64>); 4] = [
+    type Time = fn(&Times) -> Option<u64>;
+    let kinds: [(&str, Time); 4] = [
         ("available", |times| times.available_ms),
         ("detected", |times| times.detected_ms),
         ("told", |times| times.told_ms),
