@@ -244,7 +244,8 @@ impl<'a> Judge<'a> {
             let named = |structure: &&Told| structure.word() == told_as;
             let structure = Told::ALL.iter().find(named).copied();
             node.health().damaged(Damage::of_node(
-                structure.unwrap_or(Told::Wal),
+                // The log's own is closed by the scrub that reads it whole.
+                structure.unwrap_or(Told::Quorum),
                 Kind::Checksum,
                 Action::None,
                 "made up",
@@ -518,6 +519,13 @@ impl<'a> Judge<'a> {
 
     /// P4: the fault is gone from the disk, so another start finds nothing.
     async fn start_victim_again(&mut self) {
+        let known: Vec<DamageEvent> = self.first_life.iter().flat_map(judge::ledger).collect();
+        // What was told before is told on; what is found again was detected later.
+        let is_known = |event: &DamageEvent| {
+            known
+                .iter()
+                .any(|known| known.detected_at_ms == event.detected_at_ms && known.position == event.position)
+        };
         self.world.stop(VICTIM).await;
         self.first_life = None;
         if let Err(error) = self.world.start(VICTIM).await {
@@ -535,7 +543,8 @@ impl<'a> Judge<'a> {
         }
         tokio::time::sleep(SWEPT_WITHIN).await;
         let node = network.node(&super::world::addr(VICTIM));
-        let found = node.iter().flat_map(judge::ledger).next();
+        let mut told = node.iter().flat_map(judge::ledger);
+        let found = told.find(|event| !is_known(event));
         if let Some(event) = found {
             let finding = format!("P4: another start finds it again: {}", judge::show(&event));
             self.outcome.find(Finding::degraded(finding));
