@@ -25,16 +25,9 @@ pub const ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + (2 << 20);
 pub const APPEND_BYTES_TARGET: usize = 4 << 20;
 /// Largest message between nodes or with clients.
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// The trees of a node are read again from the device at this rate at most, in bytes per second.
-pub const TREE_SCRUB_BYTES_PER_S: u64 = 8 << 20;
-/// Trees that take less than this to be read are read again this long after the last time began, in
-/// milliseconds.
-pub const TREE_SCRUB_CYCLE_MS: u64 = 5_000;
-/// The log is read again from the device at this rate at most, in bytes per second.
-pub const LOG_SCRUB_BYTES_PER_S: u64 = 8 << 20;
-/// A log that takes less than this to be read is read again this long after the last time began, in
-/// milliseconds.
-pub const LOG_SCRUB_CYCLE_MS: u64 = 5_000;
+/// The log of a node, and its trees, are each read again from the device at this rate at most, in bytes
+/// per second.
+pub const SCRUB_BYTES_PER_S: u64 = 8 << 20;
 /// Requests waiting for one shard's proposer, in bytes; beyond it callers get `Busy`.
 pub const PROPOSER_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Entries proposed and not yet applied, per shard.

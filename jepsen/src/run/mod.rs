@@ -29,6 +29,9 @@ use crate::workload::{Actor, TIMEOUT, Workload, tally};
 pub const HISTORY: &str = "history";
 /// Data shards of a simulated cluster.
 pub const SHARDS: u32 = 3;
+/// A simulated node reads everything once more while a run lasts. Five seconds, as real nodes do at this
+/// size, cost more than all the rest of a run.
+const SCRUB_CYCLE_MS: u64 = 15_000;
 
 /// What is run. The same plan gives the same history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,6 +215,7 @@ impl Run {
             nodes: plan.nodes,
             shards: SHARDS,
             replicas: plan.nodes as u32,
+            scrub_cycle_ms: SCRUB_CYCLE_MS,
         };
         let cluster = Cluster::new(settings, rng.next_u64());
         let chance = SmallRng::seed_from_u64(rng.next_u64());

@@ -33,6 +33,8 @@ pub struct Settings {
     pub shards: u32,
     /// Voters per shard.
     pub replicas: u32,
+    /// How often a node reads its log and trees again, in milliseconds.
+    pub scrub_cycle_ms: u64,
 }
 
 impl Default for Settings {
@@ -41,6 +43,7 @@ impl Default for Settings {
             nodes: 3,
             shards: 3,
             replicas: 3,
+            scrub_cycle_ms: ReplicaSettings::default().scrub_cycle_ms,
         }
     }
 }
@@ -169,6 +172,7 @@ impl Cluster {
                 checkpoint_interval_ms: 2_000,
                 refuse_one_in: REFUSE_ONE_IN,
                 expiry_sweep_interval_ms: EXPIRY_SWEEP_INTERVAL_MS,
+                scrub_cycle_ms: self.settings.scrub_cycle_ms,
                 ..ReplicaSettings::default()
             },
             driver_interval_ms: 1_000,

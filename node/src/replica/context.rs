@@ -32,6 +32,9 @@ pub struct ReplicaSettings {
     /// How often a leader looks for expired records to remove, in milliseconds; they are absent
     /// before.
     pub expiry_sweep_interval_ms: u64,
+    /// What takes less than this to be read whole, the log or all trees, is read again from the
+    /// device this long after the last time began, in milliseconds.
+    pub scrub_cycle_ms: u64,
 }
 
 impl Default for ReplicaSettings {
@@ -43,6 +46,7 @@ impl Default for ReplicaSettings {
             maintenance_interval_ms: 500,
             refuse_one_in: 0,
             expiry_sweep_interval_ms: 60_000,
+            scrub_cycle_ms: 5_000,
         }
     }
 }

@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use super::Replicas;
 use super::heal::Restorer;
+use super::pace::{Pace, STEP_BYTES};
 use super::replica::Replica;
-use crate::clock::now;
 use crate::health::{Action, Damage, Kind, Structure};
-use crate::limits::{LOG_SCRUB_BYTES_PER_S, LOG_SCRUB_CYCLE_MS};
 use crate::raft::Raft;
 use crate::wal::{self, ScrubPosition, Scrubbed};
-
-/// Bytes read between two pauses.
-const STEP_BYTES: u64 = 256 << 10;
 
 /// How long the writer has for what it is to write again, before the next cycle.
 const REPAIR_PAUSE: Duration = Duration::from_secs(1);
@@ -29,23 +25,18 @@ pub(super) async fn run(replicas: &Replicas) {
 
 async fn read(replicas: &Replicas) {
     let mut position = ScrubPosition::default();
-    let mut cycle_began = now();
+    let mut pace = Pace::new(replicas.context().settings.scrub_cycle_ms);
     loop {
         let scrubbed = replicas.context().wal.scrub(position, STEP_BYTES).await;
         let Ok(step) = scrubbed else {
             return; // poisoned: the process is about to end
         };
         tell(replicas, &step);
-        let pause = match step.cycle_ended {
+        match step.cycle_ended {
             // Soon again, to see that what was written elsewhere is gone from here.
-            true if !step.is_whole => REPAIR_PAUSE,
-            true => Duration::from_millis(LOG_SCRUB_CYCLE_MS).saturating_sub(cycle_began.elapsed()),
-            false => Duration::from_millis(step.bytes * 1_000 / LOG_SCRUB_BYTES_PER_S),
-        };
-        // Never without a pause: others share the device.
-        tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
-        if step.cycle_ended {
-            cycle_began = now();
+            true if !step.is_whole => pace.begin_after(REPAIR_PAUSE).await,
+            true => pace.cycle().await,
+            false => pace.step(step.bytes).await,
         }
         position = step.next;
     }

@@ -11,7 +11,8 @@
 //!   removes them.
 //! - `heal` gets back payloads that a replica's log lost, before its Raft starts and while it runs;
 //!   `log_scrub` looks for such.
-//! - `tree_scrub` reads the trees again and again, to find damage that no request meets.
+//! - `tree_scrub` reads the trees again and again, to find damage that no request meets; `pace` says how
+//!   fast both scrubs read.
 //! - `membership` replaces a replica that lost its log or its node; `compare` shows before that the
 //!   new one holds what the others hold.
 //! - [`Replicas`] holds the node's replicas and restarts one whose Raft has stopped.
@@ -24,6 +25,7 @@ mod hint;
 mod log_scrub;
 mod maintenance;
 mod membership;
+mod pace;
 mod proposer;
 mod proven;
 mod reads;

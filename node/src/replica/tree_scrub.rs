@@ -2,34 +2,25 @@
 //! meets is found while other copies are still whole: one scrub per node, paced. A tree that is being
 //! repaired is left alone.
 
-use std::time::Duration;
-
 use super::Replicas;
+use super::pace::{Pace, STEP_BYTES};
 use super::replica::Replica;
-use crate::clock::now;
-use crate::limits::{TREE_SCRUB_BYTES_PER_S, TREE_SCRUB_CYCLE_MS};
 use crate::raft::Trust;
 use crate::storage::{ScrubCursor, TreeError};
 
-/// Bytes read between two pauses.
-const STEP_BYTES: u64 = 256 << 10;
-
 pub(super) async fn run(replicas: &Replicas) {
+    let mut pace = Pace::new(replicas.context().settings.scrub_cycle_ms);
     loop {
-        let began = now();
         for replica in replicas.all() {
-            read(&replica).await;
+            read(&replica, &pace).await;
         }
-        let cycle = Duration::from_millis(TREE_SCRUB_CYCLE_MS);
-        // Never without a pause: others share the device.
-        let pause = cycle.saturating_sub(began.elapsed());
-        tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        pace.cycle().await;
     }
 }
 
 /// Reads one replica's tree once, as long as nothing is known to be wrong with it. The first damage
 /// is enough: the tree is then read whole to know all of it.
-async fn read(replica: &Replica) {
+async fn read(replica: &Replica, pace: &Pace) {
     let store = replica.store();
     let Some(tree) = store.tree() else { return };
     let mut cursor = ScrubCursor::default();
@@ -47,8 +38,7 @@ async fn read(replica: &Replica) {
                     return;
                 }
                 cursor = step.cursor;
-                let pause_ms = step.bytes * 1_000 / TREE_SCRUB_BYTES_PER_S;
-                tokio::time::sleep(Duration::from_millis(pause_ms.max(1))).await;
+                pace.step(step.bytes).await;
             }
             Err(TreeError::Closed) => return,
             Err(error) => {

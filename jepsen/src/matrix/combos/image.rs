@@ -22,11 +22,15 @@ use super::{Damage, ITEMS, is_bad};
 use crate::run::panics;
 use crate::sim::{self, Cluster, Settings};
 
-const SETTINGS: Settings = Settings {
-    nodes: NODES,
-    shards: 2,
-    replicas: NODES as u32,
-};
+fn settings() -> Settings {
+    Settings {
+        nodes: NODES,
+        shards: 2,
+        replicas: NODES as u32,
+        ..Settings::default()
+    }
+}
+
 /// Entries behind the records, so that the log of the records is let go.
 const FILLERS: u64 = 120;
 /// Checkpoints and purges are done by then.
@@ -126,7 +130,7 @@ impl SimImage {
     /// A cluster of which only the first machine can be started, with this disk in it.
     pub fn with_disk(&self, disk: SimDisk, seed: u64) -> Cluster {
         let disks = vec![(disk, Arc::new(self.whole.machines[0].1.copy()))];
-        Cluster::of_disks(SETTINGS, seed, self.keyspace_id, disks)
+        Cluster::of_disks(settings(), seed, self.keyspace_id, disks)
     }
 }
 
@@ -163,7 +167,7 @@ impl Golden {
             }
             disks.push((disk, Arc::new(device)));
         }
-        Ok(Cluster::of_disks(SETTINGS, seed, image.keyspace_id, disks))
+        Ok(Cluster::of_disks(settings(), seed, image.keyspace_id, disks))
     }
 
     fn damage_record(&self, device: &MemoryDevice, item: usize) -> anyhow::Result<()> {
@@ -200,7 +204,7 @@ fn record(item: usize) -> Bytes {
 
 impl Maker {
     async fn start(seed: u64) -> anyhow::Result<Self> {
-        let mut cluster = Cluster::new(SETTINGS, seed);
+        let mut cluster = Cluster::new(settings(), seed);
         cluster.start(KEYSPACE).await?;
         cluster.whole(Duration::from_secs(60)).await?;
         let keyspace = client_keyspace(cluster.network(), seed).await?;
