@@ -44,6 +44,13 @@ pub enum StartError {
     Open(#[from] OpenError),
 }
 
+impl StartError {
+    /// Whether the directory is another node's: starting again will not help.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::Open(error) if error.is_foreign())
+    }
+}
+
 /// A running node.
 pub struct NodeProcess {
     node: Arc<Node>,

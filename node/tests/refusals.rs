@@ -90,14 +90,29 @@ fn a_cluster_is_made_once_and_a_directory_belongs_to_one_node() {
         std::fs::copy(cluster.nodes[1].data_dir.join(name), mixed.join(name)).expect("an identity");
     }
     let before = contents(&mixed);
-    let foreign = refused_start(&mixed, &cluster.nodes[0].addr, &[]);
-    assert_eq!(foreign.status.code(), Some(1), "{}", told(&foreign));
+    let foreign = refused_start(&mixed, &cluster.nodes[1].addr, &[]);
+    assert_eq!(foreign.status.code(), Some(2), "{}", told(&foreign));
     assert!(
         error_line(&foreign).contains("the log of another node"),
         "{}",
         told(&foreign)
     );
     assert_eq!(contents(&mixed), before, "files are untouched");
+
+    // All of one node's directory in place of another's.
+    let before = contents(&cluster.nodes[1].data_dir);
+    let moved = refused_start(&cluster.nodes[1].data_dir, &cluster.nodes[0].addr, &[]);
+    assert_eq!(moved.status.code(), Some(2), "{}", told(&moved));
+    let line = error_line(&moved);
+    assert!(
+        line.contains(&cluster.nodes[0].addr) && line.contains(&cluster.nodes[1].addr),
+        "{line}"
+    );
+    assert_eq!(
+        contents(&cluster.nodes[1].data_dir),
+        before,
+        "files are untouched"
+    );
 
     // A newer format, as its own release would have written it.
     let newer = cluster.dir.path().join("newer");

@@ -9,7 +9,7 @@ use crate::logs;
 use crate::process::NodeProcess;
 
 /// Runs a node. Exit status 0 after SIGTERM or Ctrl-C, 1 if it cannot run or go on, 2 for a bad
-/// setting.
+/// setting, as which another node's directory counts.
 pub(super) async fn run(args: NodeArgs) -> ExitCode {
     let config = match args.resolve() {
         Ok(config) => config,
@@ -31,7 +31,7 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
     );
     let mut process = match NodeProcess::start(options, config.listen, config.http).await {
         Ok(process) => process,
-        Err(error) => return refuse(1, &error),
+        Err(error) => return refuse(if error.is_foreign() { 2 } else { 1 }, &error),
     };
     tracing::info!(addr, zone, data_dir = %dir.display(), release = env!("CARGO_PKG_VERSION"), "the node serves");
     let failed = process.failed();

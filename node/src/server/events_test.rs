@@ -8,6 +8,7 @@ use reelkv_proto::v1::{self, DamageEvent};
 use super::admin::Front;
 use super::alone::Alone;
 use crate::disk::sim::SimDisk;
+use crate::disk::{read_file, write_file_atomically};
 use crate::health::{Action, Damage, Kind, Structure};
 use crate::rpc::handler::AdminHandler;
 
@@ -394,4 +395,30 @@ async fn neither_a_bad_manifest_nor_odd_names_beside_the_data_keep_a_node_from_s
         (open[0].structure.as_str(), open[0].action.as_str()),
         ("identity", "rejoin as a new node")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_the_identity_that_is_another_nodes_is_told_and_written_again() {
+    let machine = Alone::on(&SimDisk::new(1));
+    stop(machine.cluster().await).await;
+    let mount = machine.disk.mount();
+    for name in ["identity.1", "identity.2"] {
+        let path = Path::new("/node").join(name);
+        let own = read_file(&*mount, &path).unwrap();
+        // The node's number is the last field before the checksum.
+        let mut others = own.clone();
+        others[35] += 1;
+        let crc = crc32fast::hash(&others[..36]).to_be_bytes();
+        others[36..].copy_from_slice(&crc);
+        write_file_atomically(&*mount, &path, &others).unwrap();
+
+        let front = machine.start().await;
+        let events = told(&front).await;
+        let event = of(&events, "identity").pop().expect("it is told");
+        assert_eq!((event.kind.as_str(), event.node_id), ("foreign", 1), "{event:?}");
+        assert!(event.repaired_at_ms >= event.detected_at_ms);
+        assert_eq!(read_file(&*mount, &path).unwrap(), own, "{name} is written again");
+        stop(front).await;
+        machine.disk.lose(Path::new(EVENTS));
+    }
 }

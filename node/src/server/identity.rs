@@ -10,14 +10,15 @@
 //! 36  4  CRC-32 of bytes 0..36, big endian
 //! ```
 //!
-//! One good copy heals the other. No good copy beside other data is an amnesiac node: it must
-//! not take part under its old number.
+//! One good copy heals the other. Of two that differ, one is another node's: the log knows which. No good copy
+//! beside other data is an amnesiac node: it must not take part under its old number.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, read_file, write_file_atomically};
 use crate::health::Owner;
+use crate::wal;
 
 const MAGIC: &[u8; 8] = b"REELKVID";
 const FORMAT: u32 = 1;
@@ -33,6 +34,15 @@ pub struct Identity {
 }
 
 impl From<Identity> for Owner {
+    fn from(identity: Identity) -> Self {
+        Self {
+            cluster_id: identity.cluster_id,
+            node_id: identity.node_id,
+        }
+    }
+}
+
+impl From<Identity> for wal::Identity {
     fn from(identity: Identity) -> Self {
         Self {
             cluster_id: identity.cluster_id,
@@ -69,6 +79,8 @@ pub(super) enum Loaded {
     None,
     /// At least one is good; `healed` if the other was not and has been rewritten.
     Known { identity: Identity, healed: bool },
+    /// Both are good, and they differ.
+    Disputed([Identity; 2]),
     /// At least one exists and none is good.
     Damaged,
 }
@@ -150,13 +162,33 @@ pub(super) fn peek(disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError>
             identity: a,
             healed: false,
         },
-        // Two good copies that differ: neither can be told to be the newer.
-        [Copy::Good(_), Copy::Good(_)] => Loaded::Damaged,
+        // Neither can be told to be the newer: no node ever changes its own.
+        [Copy::Good(a), Copy::Good(b)] => Loaded::Disputed([a, b]),
         [Copy::Good(identity), _] | [_, Copy::Good(identity)] => Loaded::Known {
             identity,
             healed: true,
         },
         _ => Loaded::Damaged,
+    })
+}
+
+/// Of two copies that differ, takes the one whose node the log beside them belongs to, and rewrites the other.
+pub(super) fn settle(
+    disk: &dyn Disk,
+    dir: &Path,
+    both: [Identity; 2],
+    owns_log: impl Fn(&Identity) -> bool,
+) -> Result<Loaded, IdentityError> {
+    let identity = match both.each_ref().map(owns_log) {
+        [true, false] => both[0],
+        [false, true] => both[1],
+        // No log, or segments of both nodes.
+        _ => return Ok(Loaded::Damaged),
+    };
+    store(disk, dir, &identity)?;
+    Ok(Loaded::Known {
+        identity,
+        healed: true,
     })
 }
 
@@ -213,6 +245,38 @@ mod tests {
         damage(&dir.path().join("identity.1"), 3);
         damage(&dir.path().join("identity.2"), 30);
         assert_eq!(load(&RealDisk, dir.path()).unwrap(), Loaded::Damaged);
+    }
+
+    #[test]
+    fn of_two_copies_that_differ_the_one_that_owns_the_log_is_right() {
+        const OTHER: Identity = Identity {
+            node_id: 4,
+            ..IDENTITY
+        };
+        let known = |healed| Loaded::Known {
+            identity: IDENTITY,
+            healed,
+        };
+        for both in [[IDENTITY, OTHER], [OTHER, IDENTITY]] {
+            let dir = tempfile::tempdir().unwrap();
+            for (path, identity) in paths(dir.path()).iter().zip(both) {
+                write_file_atomically(&RealDisk, path, &encode(&identity)).unwrap();
+            }
+            let disputed = Loaded::Disputed(both);
+            assert_eq!(load(&RealDisk, dir.path()).unwrap(), disputed);
+            for owns_log in [true, false] {
+                let settled = settle(&RealDisk, dir.path(), both, |_| owns_log).unwrap();
+                assert_eq!(settled, Loaded::Damaged, "both own it, or none");
+            }
+            assert_eq!(
+                load(&RealDisk, dir.path()).unwrap(),
+                disputed,
+                "nothing was changed"
+            );
+            let settled = settle(&RealDisk, dir.path(), both, |who| *who == IDENTITY).unwrap();
+            assert_eq!(settled, known(true));
+            assert_eq!(load(&RealDisk, dir.path()).unwrap(), known(false));
+        }
     }
 
     #[test]

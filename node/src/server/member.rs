@@ -12,7 +12,7 @@ use reelkv_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::directory::DirectoryCopy;
+use super::directory::{self, DirectoryCopy};
 use super::driver::Driver;
 use super::identity::Identity;
 use super::node::{Node, NodeOptions, OpenError, Past};
@@ -73,19 +73,25 @@ impl Member {
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
         let options = node.options.clone();
         let dir = &options.data_dir;
-        let wal_identity = crate::wal::Identity {
-            cluster_id: identity.cluster_id,
-            node_id: identity.node_id,
-        };
+        let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"), &node.health, past);
+        // No node ever moves to another address: two would then be this one.
+        let there = directory::node(&copy.get(), identity.node_id).map(|node| node.addr.clone());
+        if let Some(theirs) = there.filter(|theirs| *theirs != options.addr) {
+            return Err(OpenError::OtherNode {
+                dir: dir.clone(),
+                node_id: identity.node_id,
+                theirs,
+                own: options.addr,
+            });
+        }
         let (wal, recovery) = Wal::open(
             node.disk.clone(),
             dir.join("wal"),
             options.wal.clone(),
-            wal_identity,
+            identity.into(),
         )
         .await?;
         let storage = Storage::new(node.disk.clone(), dir.join("trees"), options.storage.clone())?;
-        let copy = DirectoryCopy::open(node.disk.clone(), dir.join("directory"), &node.health, past);
         let cluster_id = Bytes::copy_from_slice(&identity.cluster_id);
         let watermarks = Watermarks::open(
             node.disk.clone(),
@@ -157,11 +163,7 @@ impl Member {
                 Some(_) => Action::ReplaceReplica,
                 None => Action::Heal,
             };
-            let is_missing = ["missing", "lost"].iter().any(|word| damage.what.contains(word));
-            let kind = match is_missing {
-                true => Kind::Missing,
-                false => Kind::Checksum,
-            };
+            let kind = kind_of(&damage.what);
             let position = format!("{} at {}: {}", damage.segment, damage.offset, damage.what);
             self.health.damaged(Damage::of_replica(
                 replica,
@@ -335,4 +337,16 @@ impl Member {
         }
         directory
     }
+}
+
+/// What is wrong with the log, in the ledger's words.
+fn kind_of(what: &str) -> Kind {
+    let words = [
+        ("another node's", Kind::Foreign),
+        ("outdated", Kind::Outdated),
+        ("missing", Kind::Missing),
+        ("record is lost", Kind::Missing),
+    ];
+    let said = words.into_iter().find(|(word, _)| what.contains(word));
+    said.map_or(Kind::Checksum, |(_, kind)| kind)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use super::identity::{self, Identity, IdentityError, Loaded};
 use super::member::Member;
 use super::recover::LOST_NODES_FILE;
 use crate::clock::SharedClock;
-use crate::disk::SharedDisk;
+use crate::disk::{Disk, SharedDisk};
 use crate::error;
 use crate::health::{Action, Damage, Health, Kind, Owner, Structure};
 use crate::metrics::RequestMetrics;
 use crate::raft::transport::SharedTransport;
 use crate::replica::ReplicaSettings;
 use crate::storage::{StorageConfig, TreeError};
-use crate::wal::{WalConfig, WalError};
+use crate::wal::{self, WalConfig, WalError};
 
 /// How long a fresh node waits before it asks again whether a cluster expects it.
 const REGISTER_INTERVAL: Duration = Duration::from_millis(500);
@@ -75,6 +75,21 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
+    /// It is another node's, whole.
+    #[error(
+        "data directory {dir}: it is node {node_id}'s, which is at {theirs}; this is {own}: start it with --addr {theirs}, \
+         or this node with its own directory"
+    )]
+    OtherNode {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        node_id: u64,
+        /// Where that node is, by the map in it.
+        theirs: String,
+        /// Where this one is.
+        own: String,
+    },
     /// Its identity cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -84,6 +99,13 @@ pub enum OpenError {
     /// Its trees cannot be used.
     #[error(transparent)]
     Storage(#[from] TreeError),
+}
+
+impl OpenError {
+    /// Whether the directory is another node's.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::OtherNode { .. } | Self::Wal(WalError::Foreign { .. }))
+    }
 }
 
 /// Whether a member has been one before.
@@ -133,22 +155,32 @@ impl Node {
             _ => directory(error),
         })?;
         let loaded = identity::load(&*disk, &dir)?;
+        let is_disputed = matches!(loaded, Loaded::Disputed(_));
+        let loaded = settled(loaded, &*disk, &dir)?;
         let owner = match &loaded {
             Loaded::Known { identity, .. } => Some(Owner::from(*identity)),
-            Loaded::None | Loaded::Damaged => None,
+            _ => None,
         };
         let health = Health::open(disk.clone(), dir.join("events"), clock.clone(), owner);
         let identity = match loaded {
             Loaded::Known { identity, healed } => {
-                if healed {
+                if is_disputed {
+                    let what = "one copy was another node's, by the log";
+                    let foreign = Damage::of_node(Structure::Identity, Kind::Foreign, Action::Heal, what);
+                    health.repaired_at_once(foreign);
+                } else if healed {
                     health.repaired_at_once(identity_damage("one copy was bad", Action::Heal));
                 }
                 health.verified(0, 0, Structure::Identity);
                 Some(identity)
             }
             Loaded::None => None,
-            Loaded::Damaged => {
-                health.damaged(identity_damage("both copies are bad", Action::Rejoin));
+            Loaded::Damaged | Loaded::Disputed(_) => {
+                let what = match is_disputed {
+                    true => "the copies are of two nodes, and the log is not of one of them",
+                    false => "both copies are bad",
+                };
+                health.damaged(identity_damage(what, Action::Rejoin));
                 None
             }
         };
@@ -445,6 +477,15 @@ impl Node {
     pub fn options(&self) -> &NodeOptions {
         &self.options
     }
+}
+
+/// Of two copies of the identity that differ, the one that the log confirms.
+fn settled(loaded: Loaded, disk: &dyn Disk, dir: &Path) -> Result<Loaded, IdentityError> {
+    let Loaded::Disputed(both) = loaded else {
+        return Ok(loaded);
+    };
+    let owners = wal::owners(disk, &dir.join("wal"));
+    identity::settle(disk, dir, both, |who| owners.contains(&wal::Identity::from(*who)))
 }
 
 /// A name for data that is set aside: never one that is there, whichever of them were deleted.

@@ -2,7 +2,8 @@
 //!
 //! Until enough of them have answered, none of its replicas runs: nothing votes and nothing
 //! acknowledges. Enough are as many as make a majority of a shard's voters with this one; they must
-//! have asked and been found whole themselves, unless all answer or nobody else does for a while.
+//! have asked and been found whole themselves, unless all answer or nobody else does for a while. A node
+//! that belongs to no cluster has nothing to say: it is not waited for, and does not count as an answer.
 //!
 //! If one of them was shown a later batch than the log has, the log has forgotten (amnesia); if the
 //! directory says that the node was replaced, it is of the past. Either way its data is set aside
@@ -12,8 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use reelkv_proto::v1;
+use futures::future::{join, join_all};
+use reelkv_proto::v1::{self, peer_request, peer_response};
 use tokio_util::sync::CancellationToken;
 
 use super::member::Member;
@@ -72,12 +73,15 @@ async fn judge(member: &Arc<Member>, found: u64) -> Verdict {
     let grace_ends = now() + GRACE;
     for round in 1_u32.. {
         let (others, needed) = member.who_remembers();
-        let asked = others
+        let asked = others.iter().map(|addr| member.ask_memory(addr));
+        let heard = join_all(asked).await;
+        let knowing_nothing = heard
             .iter()
-            .map(|addr| member.exchange_watermarks(addr, ASK_TIMEOUT));
-        let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            .filter(|heard| **heard == Heard::KnowsNothing)
+            .count();
+        let answers: Vec<_> = heard.into_iter().filter_map(Heard::memory).collect();
         let asked = Asked {
-            all: others.len(),
+            all: others.len() - knowing_nothing,
             needed,
             late: now() >= grace_ends,
         };
@@ -97,9 +101,28 @@ async fn judge(member: &Arc<Member>, found: u64) -> Verdict {
     unreachable!("there is always another round")
 }
 
+/// What came back from one node.
+#[derive(Clone, Debug, PartialEq)]
+enum Heard {
+    /// What it remembers.
+    Memory(v1::WatermarksMessage),
+    /// It belongs to no cluster: what it may have known is gone.
+    KnowsNothing,
+    Nothing,
+}
+
+impl Heard {
+    fn memory(self) -> Option<v1::WatermarksMessage> {
+        match self {
+            Self::Memory(memory) => Some(memory),
+            Self::KnowsNothing | Self::Nothing => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Asked {
-    /// How many were asked.
+    /// How many were asked that may know something.
     all: usize,
     /// How many must answer.
     needed: usize,
@@ -130,6 +153,21 @@ fn verdict(node_id: u64, found: u64, answers: &[v1::WatermarksMessage], asked: A
 }
 
 impl Member {
+    async fn ask_memory(&self, addr: &str) -> Heard {
+        let hello = peer_request::Body::Hello(v1::HelloRequest {
+            addr: self.options.addr.clone(),
+        });
+        let memory = self.exchange_watermarks(addr, ASK_TIMEOUT);
+        // At the same time: whoever is silent is waited for once.
+        match join(memory, self.ask(addr, hello, ASK_TIMEOUT)).await {
+            (Some(memory), _) => Heard::Memory(memory),
+            (None, Ok(peer_response::Body::Hello(hello))) if hello.cluster_id.is_empty() => {
+                Heard::KnowsNothing
+            }
+            _ => Heard::Nothing,
+        }
+    }
+
     /// The nodes to ask, and how many of them must answer: with this one a majority of those that
     /// hold a shard. Every node is told what any of them was shown, so it matters little which.
     fn who_remembers(&self) -> (Vec<String>, usize) {

@@ -107,7 +107,9 @@ impl Wal {
             }
             Ok((recovered, files))
         };
-        let (recovered, files) = offload(&*disk, read).await.map_err(io_error)??;
+        let (mut recovered, files) = offload(&*disk, read).await.map_err(io_error)??;
+        // Nothing of them counts: they go when all older ones have gone.
+        recovered.segments.append(&mut recovered.foreign);
         let (sender, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             state: Mutex::new(recovered.state),

@@ -26,6 +26,13 @@ pub(super) struct Manifest {
     pub oldest: u64,
 }
 
+impl Manifest {
+    /// Whether a segment counts.
+    pub fn names(self, number: u64) -> bool {
+        (self.oldest..=self.newest).contains(&number)
+    }
+}
+
 /// What the two copies say.
 pub(super) struct Loaded {
     /// The newer of the good copies; `None` when there is none.
@@ -35,6 +42,28 @@ pub(super) struct Loaded {
     /// Names of copies that are there and bad, or are gone though a segment was begun after they
     /// were made.
     pub bad: Vec<&'static str>,
+    /// What each copy says, if it is good.
+    copies: [Option<Manifest>; 2],
+}
+
+impl Loaded {
+    /// A good copy that is older than the other though no crash came between the two. The first is written
+    /// first; a segment has batches, or is gone, only after both were written.
+    pub fn outdated(
+        &self,
+        has_batches: impl Fn(u64) -> bool,
+        is_there: impl Fn(u64) -> bool,
+    ) -> Option<&'static str> {
+        let [Some(first), Some(second)] = self.copies else {
+            return None;
+        };
+        if first < second {
+            return Some(NAMES[0]);
+        }
+        let was_used = (second.newest.saturating_add(1)..=first.newest).any(has_batches);
+        let was_freed = !(second.oldest..first.oldest).all(is_there);
+        (was_used || was_freed).then_some(NAMES[1])
+    }
 }
 
 /// Reads both copies.
@@ -58,6 +87,7 @@ pub(super) fn judge(copies: &[Option<Vec<u8>>; 2]) -> Loaded {
         manifest,
         agreed: manifest.is_some() && decoded[0] == decoded[1],
         bad: (0..NAMES.len()).filter(is_bad).map(|at| NAMES[at]).collect(),
+        copies: decoded,
     }
 }
 
@@ -101,4 +131,39 @@ fn decode(bytes: &[u8]) -> Option<Manifest> {
         oldest: field(8)?,
         newest: field(16)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(oldest: u64, newest: u64) -> Manifest {
+        Manifest { newest, oldest }
+    }
+
+    #[test]
+    fn a_copy_that_no_crash_leaves_behind_is_outdated() {
+        // Segment 7 is the newest with a batch, 3 the oldest there is.
+        let outdated = |first, second| {
+            let loaded = judge(&[Some(encode(first)), Some(encode(second))]);
+            loaded.outdated(|number| number <= 7, |number| number >= 3)
+        };
+        for (first, second, expected) in [
+            (of(3, 7), of(3, 7), None),
+            // A crash between the two, when segment 8 was made, or when it was found that 3 may go.
+            (of(3, 8), of(3, 7), None),
+            (of(4, 7), of(3, 7), None),
+            (of(3, 7), of(3, 8), Some("manifest.1")),
+            (of(3, 7), of(3, 6), Some("manifest.2")),
+            (of(3, 7), of(2, 7), Some("manifest.2")),
+        ] {
+            assert_eq!(outdated(first, second), expected, "{first:?} {second:?}");
+        }
+        let alone = judge(&[Some(encode(of(3, 7))), None]);
+        assert_eq!(
+            alone.outdated(|_| true, |_| false),
+            None,
+            "one that is gone is bad"
+        );
+    }
 }

@@ -26,7 +26,8 @@
 //! The first batch of a segment repeats the control state of all replicas, so that an old segment
 //! is held by live entries only; the few that hold the oldest one back are carried forward.
 //! The numbers of the oldest and the newest segment stand in a small file that is kept twice
-//! (`manifest`): a missing segment is noticed, the newest one as well.
+//! (`manifest`): a missing segment is noticed, the newest one as well. One in whose place another node's was put is
+//! missing; a log in which all segments are another node's is refused.
 //!
 //! # What a bad record means
 //!
@@ -82,7 +83,7 @@ use reelkv_proto::types::{ReplicaId, ShardId};
 
 pub use group::WalGroup;
 pub use log::Wal;
-pub use recovery::{Damage, FaultyEntry, GroupRecovery, Recovery};
+pub use recovery::{Damage, FaultyEntry, GroupRecovery, Recovery, owners};
 
 pub use scrub::{ScrubPosition, Scrubbed};
 
@@ -172,7 +173,7 @@ pub struct Identity {
 /// Why a log cannot be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// A segment belongs to another cluster or node.
+    /// Its segments belong to another cluster or node.
     #[error("{path}: the log of another node; this is node {expected}")]
     Foreign {
         /// The segment.

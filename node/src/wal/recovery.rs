@@ -1,6 +1,6 @@
 //! Reads the log after a start: what is whole, what is torn, what is damaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -79,6 +79,8 @@ pub(super) struct Recovered {
     pub last_records: u32,
     pub synced: u64,
     pub newest_segment: u64,
+    /// Length of each segment that is another node's.
+    pub foreign: BTreeMap<u64, u64>,
     /// What both copies of the manifest ought to say, if that can be told.
     pub manifest: Option<Manifest>,
 }
@@ -114,15 +116,16 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: Identity) -> Result
         source,
     };
     let loaded = manifest::load(disk, dir);
-    let mut scan = Vec::new();
+    let mut scan: Vec<Scanned> = Vec::new();
+    let mut foreign = BTreeMap::new();
+    let mut refused = None;
+    let mut there: BTreeSet<u64> = BTreeSet::new();
     for entry in disk.list(dir).map_err(io_error)? {
         let Some(number) = segment::number_of(&entry.name) else {
             continue;
         };
-        if loaded
-            .manifest
-            .is_some_and(|manifest| number < manifest.oldest || number > manifest.newest)
-        {
+        there.insert(number);
+        if loaded.manifest.is_some_and(|manifest| !manifest.names(number)) {
             continue; // about to be deleted, or never named: no batch in it counts
         }
         let path = dir.join(&entry.name);
@@ -130,10 +133,49 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: Identity) -> Result
             path: path.clone(),
             source,
         })?;
-        scan.push(Scanned::of(&path, number, bytes, identity)?);
+        let len_bytes = bytes.len() as u64;
+        match Scanned::of(&path, number, bytes, identity) {
+            Ok(scanned) => scan.push(scanned),
+            Err(error @ WalError::Foreign { .. }) => {
+                foreign.insert(number, len_bytes);
+                refused.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // One among this node's own took the place of one that is lost. Alone, they are another node's log.
+    let is_own = |segment: &Scanned| segment.header.header().is_some();
+    if let Some(refused) = refused
+        && !scan.iter().any(is_own)
+    {
+        return Err(refused);
     }
     scan.sort_by_key(|segment| segment.number);
-    Ok(Replay::new(&scan, &loaded).run())
+    let has_batches = |number| {
+        let segment = scan.iter().find(|segment| segment.number == number);
+        segment.is_some_and(|segment| !segment.batches.is_empty())
+    };
+    let outdated = loaded.outdated(has_batches, |number| there.contains(&number));
+    let replay = Replay::new(&scan, &loaded).beside(foreign);
+    Ok(replay.with_outdated(outdated).run())
+}
+
+/// Whose log is in a directory, as far as the segments that count say: one owner, if nothing is wrong.
+pub fn owners(disk: &dyn Disk, dir: &Path) -> Vec<Identity> {
+    let mut owners = Vec::new();
+    let manifest = manifest::load(disk, dir).manifest;
+    for entry in disk.list(dir).unwrap_or_default() {
+        let Some(number) = segment::number_of(&entry.name) else {
+            continue;
+        };
+        if manifest.is_none_or(|manifest| manifest.names(number))
+            && let Some(owner) = segment::owner(disk, &dir.join(&entry.name))
+            && !owners.contains(&owner)
+        {
+            owners.push(owner);
+        }
+    }
+    owners
 }
 
 impl Scanned {

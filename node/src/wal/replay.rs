@@ -1,5 +1,7 @@
 //! Goes through the batches that recovery found, in order, and judges each record.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::GroupId;
@@ -17,6 +19,8 @@ pub(super) struct Replay<'a> {
     manifest: Option<Manifest>,
     /// Both copies ought to say it: no crash came between the two.
     manifest_settled: bool,
+    /// Segments that are another node's.
+    foreign: BTreeMap<u64, u64>,
     state: State,
     damage: Vec<Damage>,
     /// Damage that may concern anybody.
@@ -25,6 +29,8 @@ pub(super) struct Replay<'a> {
     torn_records: usize,
     last_batch: u64,
     last_records: u32,
+    /// Every byte of the last batch is there.
+    last_is_whole: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -38,25 +44,32 @@ impl<'a> Replay<'a> {
             .filter_map(|segment| segment.header.header())
             .map(|header| header.synced);
         let synced = marks.chain(headers).max().unwrap_or(0);
-        let bad_copy = |name: &&str| Damage {
-            group: None,
-            segment: (*name).to_owned(),
-            offset: 0,
-            what: "a copy of the manifest is bad; nothing is lost".to_owned(),
-            log_id: None,
-        };
         Self {
             scan,
             manifest: loaded.manifest,
             manifest_settled: loaded.agreed || !loaded.bad.is_empty(),
+            foreign: BTreeMap::new(),
             state: State::default(),
-            damage: loaded.bad.iter().map(bad_copy).collect(),
+            damage: loaded.bad.iter().map(|name| of_copy(name, "bad")).collect(),
             everybody: Vec::new(),
             synced,
             torn_records: 0,
             last_batch: 0,
             last_records: ALL_RECORDS,
+            last_is_whole: false,
         }
+    }
+
+    /// The same log, with segments of another node where its own ought to be.
+    pub fn beside(self, foreign: BTreeMap<u64, u64>) -> Self {
+        Self { foreign, ..self }
+    }
+
+    /// The same log, with a good copy of its manifest that no crash can have left behind.
+    pub fn with_outdated(mut self, copy: Option<&'static str>) -> Self {
+        self.manifest_settled |= copy.is_some();
+        self.damage.extend(copy.map(|name| of_copy(name, "outdated")));
+        self
     }
 
     pub fn run(mut self) -> Recovered {
@@ -78,6 +91,7 @@ impl<'a> Replay<'a> {
                 expected = Some(batch.number + 1);
                 self.last_batch = batch.number;
                 self.last_records = count;
+                self.last_is_whole = count == batch.records && scanned.flaws.is_empty();
                 let durable = batch.number <= self.synced && !perhaps_torn(later, batch);
                 if !self.replay_batch(segment, scanned, count, durable) {
                     break 'segments;
@@ -118,14 +132,18 @@ impl<'a> Replay<'a> {
 
     fn find_missing_segments(&mut self) {
         let present: Vec<u64> = self.scan.iter().map(|segment| segment.number).collect();
-        let (oldest, newest) = match (self.manifest, present.first(), present.last()) {
+        let names = || present.iter().chain(self.foreign.keys());
+        let (oldest, newest) = match (self.manifest, names().min(), names().max()) {
             (Some(manifest), ..) => (manifest.oldest, manifest.newest),
             (None, Some(first), Some(last)) => (*first, *last),
             (None, ..) => return,
         };
         for number in (oldest..=newest).filter(|number| !present.contains(number)) {
             let segment = super::segment::name(number);
-            let what = "the segment is missing".to_owned();
+            let what = match self.foreign.contains_key(&number) {
+                true => "the segment is missing, another node's is in its place".to_owned(),
+                false => "the segment is missing".to_owned(),
+            };
             self.everybody.push(Damage {
                 group: None,
                 segment,
@@ -329,7 +347,8 @@ impl<'a> Replay<'a> {
                 group.lost.get_or_insert_with(|| damage.what.clone().into());
             }
         }
-        let newest = self.scan.last().map_or(0, |segment| segment.number);
+        let own = self.scan.iter().map(|segment| segment.number);
+        let newest = own.chain(self.foreign.keys().copied()).max().unwrap_or(0);
         Recovered {
             state: self.state,
             recovery: Recovery {
@@ -347,11 +366,28 @@ impl<'a> Replay<'a> {
                 .map(|segment| (segment.number, segment.bytes.len() as u64))
                 .collect(),
             last_batch: self.last_batch.max(self.synced),
-            synced: self.synced,
+            // Whoever opens the log syncs it before it writes: what is whole now is never torn any more, and
+            // bad later is damage.
+            synced: match self.last_is_whole {
+                true => self.last_batch.max(self.synced),
+                false => self.synced,
+            },
             last_records: self.last_records,
             newest_segment: newest.max(self.manifest.map_or(0, |manifest| manifest.newest)),
+            foreign: self.foreign,
             manifest: self.manifest.filter(|_| self.manifest_settled),
         }
+    }
+}
+
+/// Damage to a copy of the manifest.
+fn of_copy(name: &str, how: &str) -> Damage {
+    Damage {
+        group: None,
+        segment: name.to_owned(),
+        offset: 0,
+        what: format!("a copy of the manifest is {how}; nothing is lost"),
+        log_id: None,
     }
 }
 

@@ -92,6 +92,14 @@ impl SegmentHeader {
     }
 }
 
+/// Whose a segment is; `None` if no copy of its header can be read.
+pub(super) fn owner(disk: &dyn Disk, path: &Path) -> Option<Identity> {
+    let file = disk.open(path, Mode::Read).ok()?;
+    let last = file.len_bytes().ok()?.saturating_sub(BLOCK);
+    let read = |at| SegmentHeader::decode(&read_range(&file, at, LEN)).ok().flatten();
+    Some([0, last].into_iter().find_map(read)?.identity)
+}
+
 /// Whether nothing follows a header in its block.
 fn is_padded(block: &[u8]) -> bool {
     let end = block.len().min(BLOCK as usize);

@@ -282,12 +282,117 @@ async fn another_nodes_log_is_refused_and_left_alone() {
     assert_eq!(disk.files(), before);
 }
 
-fn segment_path(disk: &SimDisk) -> PathBuf {
+/// One segment of another node among this node's own is what a lost one is: told, and gone in the end.
+#[tokio::test(start_paused = true)]
+async fn another_nodes_segment_in_place_of_an_own_one_is_a_lost_segment() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    for life in 0..3 {
+        let wal = match life {
+            0 => filled(&disk).await,
+            _ => open(&disk).await.0,
+        };
+        let vote = Vote {
+            term: 4 + life,
+            voted_for: 9,
+            committed: true,
+        };
+        wal.group(B).unwrap().save_vote(vote).await.unwrap();
+        wal.close().await;
+    }
+    let stranger = Identity { node_id: 3, ..WHO };
+    let strangers = Wal::open(other.mount(), PathBuf::from(DIR), config(), stranger).await;
+    let (strangers, _) = strangers.expect("an empty directory");
+    strangers.birth(A, Bytes::new()).await.unwrap();
+    strangers.close().await;
+    let foreign = crate::disk::read_file(&*other.mount(), &segment_path(&other)).unwrap();
+
+    let segments = segment_paths(&disk);
+    assert!(segments.len() > 1, "{segments:?}");
+    for (at, path) in segments.iter().enumerate() {
+        let struck = disk.copy(at as u64);
+        crate::disk::write_file_atomically(&*struck.mount(), path, &foreign).unwrap();
+        let mut found = owners(&*struck.mount(), Path::new(DIR));
+        found.sort_by_key(|owner| owner.node_id);
+        assert_eq!(found, [WHO, stranger]);
+        let (wal, recovery) = open(&struck).await;
+        let name = path.file_name().unwrap().to_string_lossy();
+        let told = recovery.damage.iter().find(|damage| damage.segment == name);
+        let told = told.unwrap_or_else(|| panic!("segment {at}: {:?}", recovery.damage));
+        assert!(told.what.contains("another node's"), "{told:?}");
+        for group in &recovery.groups {
+            assert!(
+                !group.damaged.is_empty(),
+                "{group:?} may have lost something with segment {at}"
+            );
+            wal.death(group.id).await.unwrap();
+        }
+        // Another replica takes the place of what was lost; nothing holds the old segments any more.
+        let next = GroupId { replica_id: 20, ..A };
+        wal.birth(next, Bytes::new()).await.unwrap();
+        wal.close().await;
+        let left = crate::disk::read_file(&*struck.mount(), path);
+        assert!(left.is_err(), "segment {at} is still there");
+        let (_, recovery) = open(&struck).await;
+        assert_eq!(recovery.damage, [], "segment {at}");
+    }
+}
+
+/// The last batch of a life has no mark that it was synced. A start that finds it whole makes it durable, and says
+/// so: from then on it is damage if it is bad, not the end of a write that the power cut tore.
+#[tokio::test(start_paused = true)]
+async fn a_last_batch_that_a_start_found_whole_is_never_torn_later() {
+    let disk = SimDisk::new(1);
+    let wal = filled(&disk).await;
+    // Large enough that it stays where it is.
+    let payload = "x".repeat(20 << 10);
+    append(&wal.group(A).unwrap(), vec![entry(3, 5, &payload)])
+        .await
+        .unwrap();
+    disk.crash(1); // before the log went idle: nothing says that the last batch was synced
+    let damage = |disk: &SimDisk| {
+        let find = |path: &PathBuf| {
+            let bytes = crate::disk::read_file(&*disk.mount(), path).unwrap();
+            bytes
+                .windows(64)
+                .position(|window| window == &payload.as_bytes()[..64])
+        };
+        let mut places = segment_paths(disk).into_iter();
+        let place = places.find_map(|path| find(&path).map(|at| (path, at)));
+        let (path, at) = place.expect("the payload");
+        assert!(disk.corrupt(&path, at + 100, 1));
+    };
+    let faulty = |recovery: Recovery| {
+        let all = recovery.groups.into_iter().flat_map(|group| group.faulty);
+        all.map(|entry| (entry.log_id.index, entry.perhaps_torn))
+            .collect::<Vec<_>>()
+    };
+    let torn = disk.copy(1);
+    damage(&torn);
+    assert_eq!(faulty(open(&torn).await.1), [(5, true)]);
+
+    let (wal, _) = open(&disk).await;
+    append(&wal.group(B).unwrap(), vec![entry(3, 5, "more")])
+        .await
+        .unwrap();
+    wal.close().await;
+    disk.crash(2);
+    assert_eq!(faulty(open(&disk.copy(2)).await.1), []);
+    damage(&disk);
+    assert_eq!(faulty(open(&disk).await.1), [(5, false)]);
+}
+
+fn segment_paths(disk: &SimDisk) -> Vec<PathBuf> {
     let files = disk.files().into_iter().map(|(path, _)| path);
-    files
+    let mut segments: Vec<PathBuf> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
-        .min()
-        .expect("a segment")
+        .collect();
+    segments.sort();
+    segments
+}
+
+fn segment_path(disk: &SimDisk) -> PathBuf {
+    let first = segment_paths(disk).into_iter().next();
+    first.expect("a segment")
 }
 
 /// What a replica answers must be what was written, or damage must be reported for it.
