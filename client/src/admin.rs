@@ -149,6 +149,19 @@ impl Admin {
         .await
     }
 
+    /// Has the voters of a shard compare all they hold, now, and tells what came of it.
+    pub async fn verify_shard(&self, shard: ShardId) -> Result<v1::VerifyShardResponse> {
+        let request = v1::VerifyShardRequest {
+            shard_id: shard,
+            ..Default::default()
+        };
+        let ask = move |mut stub: Stub| {
+            let request = request.clone();
+            async move { stub.verify_shard(request).await }
+        };
+        Ok(self.somewhere(true, ask).await?.0)
+    }
+
     /// The keyspace made, and the node that made it.
     pub(crate) async fn create_keyspace(
         &self,

@@ -93,6 +93,9 @@ mutants! {
     /// The log is purged to what is applied, without waiting for a checkpoint. Rule: the log may be
     /// purged only to the checkpoint that it has on record.
     PurgeBeforeCheckpoint = "purge_before_checkpoint",
+    /// A replica that holds something else than most voters goes on as if it did not. Rule: what a majority
+    /// holds is right, and whoever differs repairs it.
+    IgnoreDigestMismatch = "ignore_digest_mismatch",
     /// Once a damaged tree was read whole, it is taken for whole. Rule: what was found to be wrong stays
     /// unproven until it was repaired from a peer.
     BlessByRescan = "bless_by_rescan",

@@ -209,6 +209,17 @@ impl Admin for Node {
         Ok(Response::new(stream::iter(records).map(page).boxed()))
     }
 
+    async fn verify_shard(
+        &self,
+        request: Request<v1::VerifyShardRequest>,
+    ) -> Result<Response<v1::VerifyShardResponse>, Status> {
+        let shard_id = request.into_inner().shard_id;
+        Ok(Response::new(v1::VerifyShardResponse {
+            shard_id,
+            ..Default::default()
+        }))
+    }
+
     async fn get_replica_digest(
         &self,
         _: Request<v1::GetReplicaDigestRequest>,

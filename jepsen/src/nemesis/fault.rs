@@ -87,6 +87,8 @@ pub enum Fault {
     PayloadDamage,
     /// Bits of stored records flip, in the running node.
     RecordDamage,
+    /// A stored record is gone without a trace, in a running follower; the voters are compared then.
+    RecordLoss,
     /// A tree is lost while the node is off.
     TreeLoss,
     /// A tree is lost, and the power again and again while it is being refilled.
@@ -103,7 +105,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -131,6 +133,7 @@ impl Fault {
         Self::LogDamage,
         Self::PayloadDamage,
         Self::RecordDamage,
+        Self::RecordLoss,
         Self::TreeLoss,
         Self::CrashInRepair,
         Self::TreeEmptied,
@@ -184,6 +187,10 @@ impl Fault {
                 "bits of entries flip in a node's log while it is off",
             ),
             Self::RecordDamage => ("record-damage", "bits of stored records flip in a running node"),
+            Self::RecordLoss => (
+                "record-loss",
+                "a running follower loses stored records without a trace",
+            ),
             Self::TreeLoss => ("tree-loss", "one of a node's trees is lost while it is off"),
             Self::CrashInRepair => (
                 "crash-in-repair",
@@ -240,6 +247,7 @@ impl Fault {
             Self::LogDamage
                 | Self::PayloadDamage
                 | Self::RecordDamage
+                | Self::RecordLoss
                 | Self::TreeLoss
                 | Self::CrashInRepair
                 | Self::TreeEmptied

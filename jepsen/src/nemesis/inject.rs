@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use reelkv::clock::{Instant, now};
 use reelkv::disk::sim::{Refused, SimDisk};
-use reelkv::storage::OldTree;
+use reelkv::rpc::handler::AdminHandler;
+use reelkv::server::Front;
+use reelkv::storage::{OldTree, TreeId};
 
 use super::Fault;
 use crate::sim::{Cluster, Happened, Weather};
 
 /// How long the cluster may take to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+
+/// The voters of a shard may take so long to be compared.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A node sends so many messages within this long.
 const SENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -183,6 +188,7 @@ impl Active {
                     .filter_map(|tree| device.damage_record(tree, rng.random()));
                 self.took_effect = hit.count() > 0;
             }
+            Fault::RecordLoss => self.took_effect = lose_records(victim, cluster, rng).await?,
             Fault::OldDisk => {
                 self.log_batch = cluster.log_batch(victim).await?;
                 ensure!(cluster.crash(victim), "the victim was off");
@@ -284,7 +290,7 @@ impl Active {
             Fault::SyncError | Fault::DiskFull | Fault::DiskSlow => {
                 self.mend_disk(victim, cluster).await?;
             }
-            Fault::RecordDamage => {}
+            Fault::RecordDamage | Fault::RecordLoss => {}
             Fault::OldDisk | Fault::OldTrees => {
                 if self.fault == Fault::OldDisk {
                     // What the log has got since, the others have been shown by then.
@@ -372,6 +378,28 @@ impl Active {
         }
         Ok(())
     }
+}
+
+/// A follower loses a record of each of its shards without a trace. The voters are compared at once: a
+/// follower that becomes the leader before would answer what it holds.
+async fn lose_records(victim: usize, cluster: &Cluster, rng: &mut SmallRng) -> anyhow::Result<bool> {
+    let before = cluster.told_to_differ(victim).await?;
+    let node = cluster.node(victim).context("the victim is off")?;
+    let status = Front(node.clone()).node_status().await;
+    let replicas = status.map_err(|error| anyhow::anyhow!(error.message))?.replicas;
+    let device = cluster.device(victim);
+    for follower in replicas.iter().filter(|replica| !replica.is_leader) {
+        let of_follower =
+            |tree: &TreeId| (tree.shard_id, tree.replica_id) == (follower.shard_id, follower.replica_id);
+        let tree = device.trees().into_iter().filter(of_follower).max();
+        if tree
+            .and_then(|tree| device.forget_record(tree, rng.random()))
+            .is_some()
+        {
+            cluster.verify(follower.shard_id, VERIFIED_WITHIN).await?;
+        }
+    }
+    Ok(cluster.told_to_differ(victim).await? > before)
 }
 
 fn weather(fault: Fault, rng: &mut SmallRng) -> Weather {

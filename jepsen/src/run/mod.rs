@@ -32,6 +32,8 @@ pub const SHARDS: u32 = 3;
 /// A simulated node reads everything once more while a run lasts. Five seconds, as real nodes do at this
 /// size, cost more than all the rest of a run.
 const SCRUB_CYCLE_MS: u64 = 15_000;
+/// The voters of a simulated shard are compared a few times while a run lasts.
+const MARKER_INTERVAL_MS: u64 = 8_000;
 
 /// What is run. The same plan gives the same history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +218,7 @@ impl Run {
             shards: SHARDS,
             replicas: plan.nodes as u32,
             scrub_cycle_ms: SCRUB_CYCLE_MS,
+            marker_interval_ms: MARKER_INTERVAL_MS,
         };
         let cluster = Cluster::new(settings, rng.next_u64());
         let chance = SmallRng::seed_from_u64(rng.next_u64());
@@ -276,7 +279,25 @@ impl Run {
             .context("after the restart the replicas do not agree")?;
         self.records_compared = self.cluster.read_every_replica().await?;
         self.read_everything().await?;
+        self.cluster.verify_all().await?;
+        self.nobody_differed().await?;
         self.numbers_kept()
+    }
+
+    /// No voter was found to hold something else than the others, unless one was made to.
+    async fn nobody_differed(&self) -> anyhow::Result<()> {
+        if self.plan.faults.contains(&Fault::RecordLoss) {
+            return Ok(());
+        }
+        for position in 0..self.plan.nodes {
+            let told = self.cluster.told_to_differ(position).await?;
+            anyhow::ensure!(
+                told == 0,
+                "node {} was found to hold something else than most voters, {told} times",
+                position + 1
+            );
+        }
+        Ok(())
     }
 
     async fn read_everything(&mut self) -> anyhow::Result<()> {

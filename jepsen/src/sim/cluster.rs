@@ -35,6 +35,8 @@ pub struct Settings {
     pub replicas: u32,
     /// How often a node reads its log and trees again, in milliseconds.
     pub scrub_cycle_ms: u64,
+    /// How often the voters of a shard are compared, in milliseconds.
+    pub marker_interval_ms: u64,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             shards: 3,
             replicas: 3,
             scrub_cycle_ms: ReplicaSettings::default().scrub_cycle_ms,
+            marker_interval_ms: ReplicaSettings::default().marker_interval_ms,
         }
     }
 }
@@ -173,6 +176,7 @@ impl Cluster {
                 refuse_one_in: REFUSE_ONE_IN,
                 expiry_sweep_interval_ms: EXPIRY_SWEEP_INTERVAL_MS,
                 scrub_cycle_ms: self.settings.scrub_cycle_ms,
+                marker_interval_ms: self.settings.marker_interval_ms,
                 ..ReplicaSettings::default()
             },
             driver_interval_ms: 1_000,

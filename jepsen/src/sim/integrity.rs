@@ -90,6 +90,71 @@ impl Cluster {
         Ok(compared)
     }
 
+    /// Has the voters of a shard compared, for at most `limit` until it can be done.
+    ///
+    /// # Errors
+    /// It could not.
+    pub async fn verify(
+        &self,
+        shard_id: ShardId,
+        limit: Duration,
+    ) -> anyhow::Result<v1::VerifyShardResponse> {
+        let deadline = now() + limit;
+        for attempt in 0.. {
+            let node = self.node(attempt % self.addrs().len());
+            let request = v1::VerifyShardRequest {
+                shard_id,
+                ..Default::default()
+            };
+            let said = match node {
+                Some(node) => match Front(node).verify_shard(request).await {
+                    Ok(found) => return Ok(found),
+                    Err(error) => error.message,
+                },
+                None => "the node is off".to_owned(),
+            };
+            ensure!(now() < deadline, "shard {shard_id} was not verified: {said}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        unreachable!("the attempts end at the deadline")
+    }
+
+    /// Has the voters of every shard compared.
+    ///
+    /// # Errors
+    /// One of them does not hold, within two minutes, what the others hold.
+    pub async fn verify_all(&self) -> anyhow::Result<()> {
+        let deadline = now() + AGREE_WITHIN;
+        for shard_id in self.shard_ids()? {
+            loop {
+                let found = self.verify(shard_id, AGREE_WITHIN).await?;
+                let agrees = |voter: &v1::VoterVerification| voter.buckets_agreed == found.buckets;
+                if found.buckets > 0 && found.voters.iter().all(agrees) {
+                    break;
+                }
+                ensure!(
+                    now() < deadline,
+                    "shard {shard_id}: the voters do not agree: {found:?}"
+                );
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// How often the node on a machine has told that it holds something else than most voters.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub async fn told_to_differ(&self, position: usize) -> anyhow::Result<usize> {
+        let node = self.node(position).context("the machine is off")?;
+        let status = Front(node).node_status().await;
+        let damage = status.map_err(|error| anyhow::anyhow!(error.message))?.damage;
+        let differs =
+            |event: &&v1::DamageEvent| event.kind == "differs" && event.position.contains(" at entry ");
+        Ok(damage.iter().filter(differs).count())
+    }
+
     fn directory(&self) -> anyhow::Result<v1::Directory> {
         let first = self.node(0).context("node 1 is off")?;
         let member = first.member().context("node 1 belongs to no cluster")?;

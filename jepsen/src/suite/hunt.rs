@@ -121,6 +121,7 @@ const GROUNDS: &[Ground] = &[
     ground("skip_crc_on_read", Workload::Register, "record-damage"),
     ground("absent_for_unproven", Workload::Register, "record-damage"),
     ground("bless_by_rescan", Workload::Register, "record-damage"),
+    ground("ignore_digest_mismatch", Workload::Set, "record-loss"),
     ground("rejoin_with_same_id", Workload::Register, "old-disk"),
     ground(
         "checkpoint_not_atomic",

@@ -24,6 +24,7 @@ mod recover;
 mod render;
 mod shard;
 mod start;
+mod verify_shard;
 
 use std::ffi::OsString;
 use std::io;
@@ -295,6 +296,8 @@ mod tests {
             &["node", "status", "--node", "127.0.0.1:7302"],
             &["shard", "list", "--count"],
             &["shard", "transfer", "4", "--to", "2"],
+            &["shard", "verify"],
+            &["shard", "verify", "4", "5", "--json"],
             &["shard", "recover", "--data-dir", "d1", "--shard", "4", "--json"],
             &[
                 "shard",
@@ -380,6 +383,7 @@ mod tests {
             (&["cluster", "init", "--replicas", "2"], "1, 3 or 5"),
             (&["cluster", "status", "--wait", "0s"], "--wait"),
             (&["shard", "transfer", "0", "--to", "1"], "<SHARD>"),
+            (&["shard", "verify", "0"], "[SHARD]..."),
             (&["shard", "recover", "--shard", "4"], "--data-dir"),
             (&["shard", "recover", "--data-dir", "d1"], "--shard"),
             (

@@ -1,4 +1,4 @@
-//! `shard list` and `shard transfer`; `shard recover` is in `recover`.
+//! `shard list` and `shard transfer`; `shard verify` is in `verify_shard`, `shard recover` in `recover`.
 
 use std::collections::HashMap;
 
@@ -12,12 +12,14 @@ use super::connect::ConnectArgs;
 use super::failure::{Failure, Outcome, Status};
 use super::output::{OutputArgs, Table, hex, human_bytes, human_count, print, print_json, tell};
 use super::recover::{self, RecoverArgs};
+use super::verify_shard::{self, VerifyArgs};
 
-/// List shards, move their leaders, and recover what lost its majority
+/// List shards, move their leaders, compare their replicas, and recover what lost its majority
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ShardCommand {
     List(ListArgs),
     Transfer(TransferArgs),
+    Verify(VerifyArgs),
     Recover(RecoverArgs),
 }
 
@@ -51,6 +53,7 @@ pub(crate) async fn run(command: ShardCommand) -> Outcome {
     match command {
         ShardCommand::List(args) => list(args).await,
         ShardCommand::Transfer(args) => transfer(args).await,
+        ShardCommand::Verify(args) => verify_shard::verify(args).await,
         ShardCommand::Recover(args) => recover::recover(args).await,
     }
 }

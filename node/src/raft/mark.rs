@@ -8,6 +8,7 @@
 //! 2 tree       bytes          storage's own mark: tree, version id, files and their checksums; empty if there is none
 //! 3 generation u64            generation of the tree's folder; the next tree takes a larger one
 //! 4 unproven   KeySpan        repeated: keys about which the tree proves nothing
+//! 5 uncompared KeySpan        repeated: keys that came from another replica and were not compared since
 //! ```
 //!
 //! A mark without a tree says that the replica has none it trusts: it keeps its log and its
@@ -31,6 +32,18 @@ struct MarkRecord {
     generation: u64,
     #[prost(message, repeated, tag = "4")]
     unproven: Vec<v1::KeySpan>,
+    #[prost(message, repeated, tag = "5")]
+    uncompared: Vec<v1::KeySpan>,
+}
+
+/// What of a tree is not believed, or not by others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// Keys about which the tree proves nothing.
+    pub unproven: Spans,
+    /// Keys that came from another replica and that the voters have not compared since. They are served,
+    /// as every record was verified; but they are no second opinion on what they came from.
+    pub uncompared: Spans,
 }
 
 /// A replica's tree as the WAL has it on record.
@@ -42,8 +55,8 @@ pub struct ReplicaMark {
     pub tree: Option<Mark>,
     /// Generation of the newest tree folder.
     pub generation: u64,
-    /// Keys about which the tree proves nothing.
-    pub unproven: Spans,
+    /// What of the tree is not believed.
+    pub doubts: Doubts,
 }
 
 impl ReplicaMark {
@@ -54,7 +67,8 @@ impl ReplicaMark {
             control: Some(self.control.clone()),
             tree,
             generation: self.generation,
-            unproven: spans_to_wire(&self.unproven),
+            unproven: spans_to_wire(&self.doubts.unproven),
+            uncompared: spans_to_wire(&self.doubts.uncompared),
         };
         record.encode_to_vec().into()
     }
@@ -74,7 +88,10 @@ impl ReplicaMark {
             control,
             tree,
             generation: record.generation,
-            unproven: spans_from_wire(record.unproven),
+            doubts: Doubts {
+                unproven: spans_from_wire(record.unproven),
+                uncompared: spans_from_wire(record.uncompared),
+            },
         })
     }
 }

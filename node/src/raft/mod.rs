@@ -29,13 +29,13 @@ mod views;
 pub use codec::{decode_membership, encode_membership, entry_from_wire, entry_to_wire};
 pub use config::{RaftTimes, config};
 pub use log_store::{LogStore, PayloadSource};
-pub use mark::{ReplicaMark, spans_from_wire, spans_to_wire};
+pub use mark::{Doubts, ReplicaMark, spans_from_wire, spans_to_wire};
 pub use metrics::metrics;
 pub use network::{Acknowledged, Network, PeerEvents, handle_message, offered, snapshot_response};
 pub use quorum::Quorum;
 pub use replica_store::{
-    AppliedPayload, CheckpointOutcome, Donation, LogPin, Part, Rebuild, RebuildBegun, RebuildError, Refill,
-    ReplicaStore, StoreParts, Trust,
+    AppliedPayload, CheckpointOutcome, Donation, LogPin, MarkedView, Part, Rebuild, RebuildBegun,
+    RebuildError, Refill, ReplicaStore, StoreParts, Trust,
 };
 pub use state_machine::{SnapshotData, StateMachine};
 pub use types::{EntryOutcome, PeerNode, Raft, RaftEntry, RaftLogId, RaftMembership, RaftVote, TypeConfig};

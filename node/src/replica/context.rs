@@ -35,6 +35,9 @@ pub struct ReplicaSettings {
     /// What takes less than this to be read whole, the log or all trees, is read again from the
     /// device this long after the last time began, in milliseconds.
     pub scrub_cycle_ms: u64,
+    /// How often the voters of a shard are compared while anything is to be proven, in milliseconds;
+    /// a tenth as often while nothing has changed since.
+    pub marker_interval_ms: u64,
 }
 
 impl Default for ReplicaSettings {
@@ -47,6 +50,7 @@ impl Default for ReplicaSettings {
             refuse_one_in: 0,
             expiry_sweep_interval_ms: 60_000,
             scrub_cycle_ms: 5_000,
+            marker_interval_ms: 60_000,
         }
     }
 }

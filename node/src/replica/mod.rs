@@ -13,12 +13,14 @@
 //!   `log_scrub` looks for such.
 //! - `tree_scrub` reads the trees again and again, to find damage that no request meets; `pace` says how
 //!   fast both scrubs read.
+//! - `divergence` has all voters compare what they hold, and finds who is wrong.
 //! - `membership` replaces a replica that lost its log or its node; `compare` shows before that the
 //!   new one holds what the others hold.
 //! - [`Replicas`] holds the node's replicas and restarts one whose Raft has stopped.
 
 mod compare;
 mod context;
+mod divergence;
 mod expiry;
 mod heal;
 mod hint;
@@ -39,6 +41,7 @@ mod tree_scrub;
 
 pub use compare::Comparison;
 pub use context::{ReplicaContext, ReplicaSettings};
+pub use divergence::{Verified, VerifiedVoter};
 pub use heal::payload_of;
 pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};

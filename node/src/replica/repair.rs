@@ -14,7 +14,7 @@ use super::transfer::{Receiver, TransferError, announce, flush_if_large};
 use crate::disk::offload;
 use crate::limits::CHUNK_BYTES_TARGET;
 use crate::mutants::Mutant;
-use crate::raft::{Part, PeerNode, Raft, Rebuild, RebuildBegun, RebuildError, ReplicaStore, Trust};
+use crate::raft::{Doubts, Part, PeerNode, Raft, Rebuild, RebuildBegun, RebuildError, ReplicaStore, Trust};
 use crate::shard::{Control, Spans};
 use crate::storage::{Page, Tree, TreeError, View};
 
@@ -228,6 +228,7 @@ impl Repairer {
         let received = receiver.receive_into(tree).await?;
         Ok(Part {
             spans: missing.without(&received.withheld),
+            is_a_peers: true,
             control: received.control,
         })
     }
@@ -252,6 +253,7 @@ impl Repairer {
         }
         Ok(Some(Part {
             spans,
+            is_a_peers: false,
             control: own.control,
         }))
     }
@@ -275,7 +277,7 @@ impl Repairer {
         let mark = tree.flush(sealed).await?;
         let record = self
             .store
-            .put_mark(control.encode_without_tokens(), Some(mark), Spans::default());
+            .put_mark(control.encode_without_tokens(), Some(mark), Doubts::default());
         record
             .await
             .map_err(|error| TransferError::Damaged(error.to_string()))

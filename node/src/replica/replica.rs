@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::divergence::{self, Divergence};
 use super::heal::Restorer;
 use super::proposer::{Proposal, Proposer, cold_reads};
 use super::proven::ProvenReads;
@@ -73,6 +74,7 @@ pub struct Replica {
     queue_bytes: Arc<Semaphore>,
     lost_logs: Arc<LostLogs>,
     receiving: tokio::sync::Mutex<()>,
+    divergence: Divergence,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Live records and their bytes when they were last counted.
@@ -178,6 +180,7 @@ impl Replica {
             queue_bytes: Arc::new(Semaphore::new(PROPOSER_QUEUE_BYTES_MAX)),
             lost_logs,
             receiving: tokio::sync::Mutex::new(()),
+            divergence: Divergence::default(),
             stop: stop.clone(),
             tasks: tasks.clone(),
             live: parking_lot::Mutex::default(),
@@ -185,6 +188,7 @@ impl Replica {
         });
         tasks.spawn(maintenance::run(replica.clone(), stop.clone()));
         tasks.spawn(expiry::run(replica.clone(), stop.clone()));
+        tasks.spawn(divergence::run(replica.clone(), stop.clone()));
         tasks.spawn(sweep(replica.clone(), stop));
         Ok(replica)
     }
@@ -554,7 +558,7 @@ impl Replica {
             data_bytes,
             leader_node_id: leader.map_or(0, |node| node.node_id),
             descriptor: Some(self.descriptor()),
-            oldest_proof_ms: None, // nothing is proven against the other voters yet
+            oldest_proof_ms: self.oldest_proof_ms(),
             unproven_spans: self.unproven_spans(),
         }
     }
@@ -566,15 +570,26 @@ impl Replica {
             _ => "damaged",
         };
         let unproven = self.store.unproven();
-        let spans = unproven
-            .iter()
+        let uncompared = self.store.uncompared().without(&unproven);
+        let damaged = unproven.iter().map(|range| (range, reason));
+        let spans = damaged.chain(uncompared.iter().map(|range| (range, "not compared yet")));
+        let spans = spans
             .take(UNPROVEN_SPANS_TOLD_MAX)
-            .map(|range| v1::UnprovenSpan {
+            .map(|(range, reason)| v1::UnprovenSpan {
                 start_key: range.start,
                 end_key: range.end,
                 reason: reason.to_owned(),
             });
         spans.collect()
+    }
+
+    /// Age of the oldest proof of what is not in doubt.
+    fn oldest_proof_ms(&self) -> Option<u64> {
+        let mut doubted = self.store.unproven();
+        doubted.extend(&self.store.uncompared());
+        let range = self.store.with_control(|control| control.range().clone());
+        let oldest = self.divergence.oldest_proof(&range, &doubted)?;
+        Some((oldest.as_millis() as u64).max(1)) // 0 would mean never
     }
 
     /// Gives leadership to another voter that has caught up, to `to` if named.
@@ -654,6 +669,10 @@ impl Replica {
 
     pub(super) fn time(&self) -> &ShardTime {
         &self.time
+    }
+
+    pub(super) fn divergence(&self) -> &Divergence {
+        &self.divergence
     }
 
     pub(super) fn ticking(&self) -> &tokio::sync::Mutex<()> {

@@ -82,4 +82,11 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::ReplicaDigest>, Status> {
         reply(self.0.replica_digest(request.into_inner()).await)
     }
+
+    async fn verify_shard(
+        &self,
+        request: Request<v1::VerifyShardRequest>,
+    ) -> Result<Response<v1::VerifyShardResponse>, Status> {
+        reply(self.0.verify_shard(request.into_inner()).await)
+    }
 }

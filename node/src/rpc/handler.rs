@@ -44,4 +44,10 @@ pub trait AdminHandler: Send + Sync + 'static {
         &self,
         request: v1::GetReplicaDigestRequest,
     ) -> BoxFuture<'static, Answer<v1::ReplicaDigest>>;
+
+    /// See `Admin.VerifyShard`.
+    fn verify_shard(
+        &self,
+        request: v1::VerifyShardRequest,
+    ) -> BoxFuture<'static, Answer<v1::VerifyShardResponse>>;
 }

@@ -150,6 +150,10 @@ impl AdminHandler for Fake {
     ) -> BoxFuture<'static, Answer<v1::ReplicaDigest>> {
         async { Ok(v1::ReplicaDigest::default()) }.boxed()
     }
+
+    fn verify_shard(&self, _: v1::VerifyShardRequest) -> BoxFuture<'static, Answer<v1::VerifyShardResponse>> {
+        async { Ok(v1::VerifyShardResponse::default()) }.boxed()
+    }
 }
 
 struct Running {

@@ -22,6 +22,8 @@ use crate::replica::Replica;
 use crate::rpc::handler::{AdminHandler, Answer, KvHandler};
 
 const META_TIMEOUT: Duration = Duration::from_secs(40);
+/// How long comparing all of a shard may take.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// A node as clients and operators see it.
 #[derive(Clone)]
@@ -104,6 +106,39 @@ impl AdminHandler for Front {
         let node = self.0.clone();
         async move { local_replica(&node, request.shard_id)?.digest().await }.boxed()
     }
+
+    fn verify_shard(
+        &self,
+        request: v1::VerifyShardRequest,
+    ) -> BoxFuture<'static, Answer<v1::VerifyShardResponse>> {
+        let node = self.0.clone();
+        async move { node.require_member()?.verify_shard(request).await }.boxed()
+    }
+}
+
+/// Has the voters of a shard compared, as their leader.
+pub(super) async fn verify(
+    replica: &Replica,
+    request: v1::VerifyShardRequest,
+) -> Answer<v1::VerifyShardResponse> {
+    let range = KeyRange::new(request.start_key, request.end_key);
+    let found = replica.verify(range, request.at_leisure).await?;
+    let members = replica.members();
+    let voters = found.voters.iter().map(|(id, voter)| v1::VoterVerification {
+        node_id: members.get(id).map_or(0, |(node, _)| node.node_id),
+        replica_id: *id,
+        answered: voter.answered,
+        buckets_agreed: voter.agreed,
+        buckets_differing: voter.differing,
+    });
+    Ok(v1::VerifyShardResponse {
+        shard_id: request.shard_id,
+        buckets: found.buckets,
+        records: found.records,
+        buckets_undecided: found.undecided,
+        buckets_unproven: found.unproven,
+        voters: voters.collect(),
+    })
 }
 
 fn local_replica(node: &Arc<Node>, shard_id: u64) -> Answer<Arc<Replica>> {
@@ -183,6 +218,25 @@ impl Member {
             }
             self.refresh_directory().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Has the voters of a shard compare all they hold, through its leader.
+    async fn verify_shard(&self, request: v1::VerifyShardRequest) -> Answer<v1::VerifyShardResponse> {
+        let known = self.directory();
+        let shard = directory::shard(&known, request.shard_id);
+        let shard = shard
+            .ok_or_else(|| error::invalid("shard_id", format!("there is no shard {}", request.shard_id)))?;
+        let local = self.replicas.get(request.shard_id);
+        if let Some(replica) = local.filter(|replica| replica.is_leader()) {
+            return verify(&replica, request).await;
+        }
+        let leader = directory::node(&known, shard.leader_node_id);
+        let leader = leader.ok_or_else(|| error::not_leader(request.shard_id, 0, ""))?;
+        let ask = peer_request::Body::VerifyShard(request);
+        match self.ask(&leader.addr, ask, VERIFY_TIMEOUT).await? {
+            peer_response::Body::VerifyShard(found) => Ok(found),
+            _ => Err(error::internal("an answer of another kind")),
         }
     }
 

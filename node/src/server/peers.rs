@@ -10,6 +10,7 @@ use prost::Message;
 use reelkv_proto::types::NodeId;
 use reelkv_proto::v1::{self, peer_request, peer_response, raft_request};
 
+use super::admin::verify;
 use super::directory;
 use super::member::Member;
 use super::node::Node;
@@ -165,6 +166,17 @@ impl Member {
                 let replica = replica.filter(|replica| replica.id().replica_id == request.replica_id);
                 let replica = replica.ok_or_else(|| error::unavailable("this node runs no such replica"))?;
                 Ok(Say::Digest(replica.digest_at(request.index).await?))
+            }
+            Ask::Buckets(request) => {
+                let replica = self.replicas.get(request.shard_id);
+                let replica = replica.filter(|replica| replica.id().replica_id == request.replica_id);
+                let replica = replica.ok_or_else(|| error::unavailable("this node runs no such replica"))?;
+                Ok(Say::Buckets(replica.buckets_at(request.index).await?))
+            }
+            Ask::VerifyShard(request) => {
+                let replica = self.replicas.get(request.shard_id);
+                let replica = replica.ok_or_else(|| error::unavailable("this node holds no such shard"))?;
+                Ok(Say::VerifyShard(verify(&replica, request).await?))
             }
             Ask::ReadView(request) => {
                 let replica = self.replicas.get(request.shard_id);

@@ -101,6 +101,11 @@ pub enum WriteKind {
     },
     /// Moves the logged time on.
     Tick,
+    /// Has every replica take a view at this entry, for them to compare what they hold from here on.
+    Marker {
+        /// Stored key.
+        start: Bytes,
+    },
     /// Deletes those of these keys whose records have expired by the time it is evaluated.
     RemoveExpired {
         /// Stored keys.

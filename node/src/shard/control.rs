@@ -172,7 +172,8 @@ impl Control {
                 self.next_replica_id += 1;
                 None
             }
-            Kind::Tick(_) => None,
+            // What a marker is for happens beside the records: see `ReplicaStore::apply`.
+            Kind::Tick(_) | Kind::Marker(_) => None,
         }
     }
 

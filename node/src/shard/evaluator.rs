@@ -276,6 +276,10 @@ impl Evaluator {
                 ))])
             }
             WriteKind::Tick => Ok(vec![effect(tick())]),
+            WriteKind::Marker { start } => {
+                let start_key = start.clone();
+                Ok(vec![effect(Kind::Marker(v1::MarkerEffect { start_key }))])
+            }
             WriteKind::RemoveExpired { keys } => {
                 let mut effects = Vec::new();
                 for key in keys {
@@ -384,7 +388,10 @@ impl Evaluator {
                     self.entry.sealed = true;
                 }
                 Some(Kind::AllocateReplicaId(_)) => self.next_replica_id += 1,
-                Some(Kind::OpenIncarnation(_) | Kind::ExpireIncarnations(_) | Kind::Tick(_)) | None => {}
+                Some(
+                    Kind::OpenIncarnation(_) | Kind::ExpireIncarnations(_) | Kind::Tick(_) | Kind::Marker(_),
+                )
+                | None => {}
             }
             self.entry.effects.push(effect);
         }

@@ -41,6 +41,7 @@
 //! is refused ([`TreeError::Unclean`]). Nothing outside this module names an engine's library.
 
 mod backing;
+mod buckets;
 mod checkpoint;
 mod control_row;
 mod engine;
@@ -65,6 +66,7 @@ mod views;
 use std::fmt;
 use std::str::FromStr;
 
+pub use buckets::{Bucket, Buckets};
 pub use checkpoint::Sealed;
 pub use error::TreeError;
 pub use exhaustive::{Exhausted, exhaustive};

@@ -7,7 +7,7 @@ use reelkv_proto::v1;
 
 use super::{Marked, ReplicaStore};
 use crate::mutants::Mutant;
-use crate::raft::ReplicaMark;
+use crate::raft::{Doubts, ReplicaMark};
 use crate::shard::{Control, LogId, Spans};
 use crate::storage::{Mark, Tree};
 
@@ -102,8 +102,8 @@ impl ReplicaStore {
 
     /// Puts the present tree on record; the caller has the turn.
     async fn record(&self, control: v1::ControlState, mark: Mark) -> io::Result<()> {
-        let unproven = self.unproven();
-        self.put_mark(control, Some(mark), unproven).await
+        let doubts = self.doubts();
+        self.put_mark(control, Some(mark), doubts).await
     }
 
     /// Puts a tree, or that there is none, on record.
@@ -111,13 +111,13 @@ impl ReplicaStore {
         &self,
         control: v1::ControlState,
         tree: Option<Mark>,
-        unproven: Spans,
+        doubts: Doubts,
     ) -> io::Result<()> {
         let record = ReplicaMark {
             control,
             tree,
             generation: self.state.lock().generation,
-            unproven,
+            doubts,
         };
         self.parts.group.put_mark(record.encode()).await?;
         // Without a tree the log still holds what was not checkpointed.
@@ -136,14 +136,18 @@ impl ReplicaStore {
     pub async fn install(&self, incoming: Refill) -> io::Result<()> {
         let _one_at_a_time = self.checkpointing.lock().await;
         let control = incoming.control.encode_without_tokens();
-        self.put_mark(control, Some(incoming.mark), Spans::default())
-            .await?;
+        let doubts = Doubts {
+            unproven: Spans::default(),
+            uncompared: Spans::everything(),
+        };
+        self.put_mark(control, Some(incoming.mark), doubts).await?;
         let old = {
             let mut state = self.state.lock();
             self.applied.send_replace(incoming.control.applied());
             state.control = incoming.control;
             let old = state.replace_tree(incoming.tree);
             state.unproven = Spans::default();
+            state.uncompared = Spans::everything();
             state.give_views();
             old
         };

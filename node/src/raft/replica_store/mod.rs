@@ -2,10 +2,12 @@
 //!
 //! - [`mod@open`] opens it from what the log has on record;
 //! - `trust` is about damage: what may be answered from the tree, and what the log is told of it;
+//! - `marker` takes the views that replicas compare, and keeps what came of it;
 //! - `checkpoint` makes the tree durable and puts it on record;
 //! - `rebuild` fills another tree in its place, while entries go on being applied.
 
 mod checkpoint;
+mod marker;
 mod open;
 mod rebuild;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use crate::storage::{Mark, Storage, StoredRecord, Tree, TreeError, TreeId, View}
 use crate::wal::{GroupId, WalGroup};
 
 pub use checkpoint::{CheckpointOutcome, Refill};
+pub use marker::MarkedView;
 pub use rebuild::{LogPin, Part, Rebuild, RebuildBegun, RebuildError};
 pub use trust::Trust;
 pub use views::Donation;
@@ -69,6 +72,8 @@ struct State {
     marked: Marked,
     /// Keys about which the tree proves nothing.
     unproven: Spans,
+    /// Keys that came from another replica and were not compared since.
+    uncompared: Spans,
     /// Something is wrong with the tree, and nobody has looked yet where.
     suspect: bool,
     /// Files of the tree are bad, or were: it is to be written again, even if no key is unproven.
@@ -81,6 +86,8 @@ struct State {
     pinned: Option<u64>,
     /// Who waits for a view of exactly an entry that is not applied yet.
     awaited: Vec<(u64, oneshot::Sender<(View, Control)>)>,
+    /// The view taken at the last marker, until somebody reads it.
+    marked_view: Option<MarkedView>,
     /// No record in the tree expires before this logged time.
     next_expiry_ms: u64,
 }
@@ -101,6 +108,8 @@ pub struct ReplicaStore {
     state: Mutex<State>,
     applied: watch::Sender<Option<LogId>>,
     trust: watch::Sender<Trust>,
+    /// Index of the last marker applied.
+    marker: watch::Sender<u64>,
     /// Held while an entry is applied, and while a rebuilt tree takes the other's place.
     applying: tokio::sync::Mutex<()>,
     checkpointing: tokio::sync::Mutex<()>,
@@ -149,6 +158,7 @@ impl ReplicaStore {
                     if let Some(error) = failed {
                         self.set_aside_locked(&mut state, &error);
                     }
+                    self.take_marked_view(&mut state, log_id, body);
                     EntryOutcome::Done
                 }
             },

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use super::{Marked, ReplicaStore, State, StoreParts, Trust, other};
 use crate::health::{Action, Damage, Kind, Structure};
 use crate::mutants::Mutant;
-use crate::raft::ReplicaMark;
-use crate::shard::{Control, LogId, Spans};
+use crate::raft::{Doubts, ReplicaMark};
+use crate::shard::{Control, LogId};
 use crate::storage::{Mark, Salvaged, Tree, TreeError, TreeId};
 
 /// A replica's applied state as it was found.
@@ -22,7 +22,7 @@ struct Found {
     tree: Option<Tree>,
     generation: u64,
     marked: Marked,
-    unproven: Spans,
+    doubts: Doubts,
 }
 
 impl ReplicaStore {
@@ -49,18 +49,21 @@ impl ReplicaStore {
             tree: found.tree,
             generation: found.generation,
             marked: found.marked,
-            unproven: found.unproven,
+            unproven: found.doubts.unproven,
+            uncompared: found.doubts.uncompared,
             suspect: false,
             worn: false,
             replaced: 0,
             leftovers: false,
             pinned: None,
             awaited: Vec::new(),
+            marked_view: None,
             next_expiry_ms: 0,
         };
         let store = Self {
             applied: watch::Sender::new(state.control.applied()),
             trust: watch::Sender::new(state.trust()),
+            marker: watch::Sender::new(0),
             state: Mutex::new(state),
             applying: tokio::sync::Mutex::new(()),
             checkpointing: tokio::sync::Mutex::new(()),
@@ -87,7 +90,7 @@ impl ReplicaStore {
             tree: Some(tree.map_err(other)?),
             generation,
             marked: Marked::default(),
-            unproven: Spans::default(),
+            doubts: Doubts::default(),
         })
     }
 
@@ -103,7 +106,7 @@ impl ReplicaStore {
                 tree: Some(tree),
                 generation,
                 marked,
-                unproven: mark.unproven,
+                doubts: mark.doubts,
             };
         }
         if let Some(salvaged) = Self::salvage(parts, &mark, generation + 1).await {
@@ -114,7 +117,7 @@ impl ReplicaStore {
             tree: None,
             generation,
             marked: Marked { tree: None, ..marked },
-            unproven: Spans::default(),
+            doubts: Doubts::default(),
         }
     }
 
@@ -131,14 +134,15 @@ impl ReplicaStore {
                 return None;
             }
         };
-        let mut unproven = mark.unproven.clone();
+        let mut doubts = mark.doubts.clone();
         for span in &salvaged.bad_spans {
             let (start, end) = span.range();
-            unproven.add(&KeyRange { start, end });
+            doubts.unproven.add(&KeyRange { start, end });
         }
         let (records, lost_blocks) = (salvaged.records, salvaged.lost_blocks);
-        match Self::put_salvaged_on_record(parts, mark, salvaged, &unproven).await {
+        match Self::put_salvaged_on_record(parts, mark, salvaged, &doubts).await {
             Ok((tree, control, marked)) => {
+                let unproven = &doubts.unproven;
                 tracing::info!(id = ?parts.id, records, lost_blocks, %unproven, "a damaged tree was saved");
                 if unproven.is_empty() {
                     parts.health.repaired(parts.id.shard_id, Structure::Tree);
@@ -148,7 +152,7 @@ impl ReplicaStore {
                     tree: Some(tree),
                     generation,
                     marked,
-                    unproven,
+                    doubts,
                 })
             }
             Err(error) => {
@@ -165,7 +169,7 @@ impl ReplicaStore {
         parts: &StoreParts,
         mark: &ReplicaMark,
         salvaged: Salvaged,
-        unproven: &Spans,
+        doubts: &Doubts,
     ) -> io::Result<(Tree, Control, Marked)> {
         let row = salvaged.control.ok_or_else(|| other("its control row is lost"))?;
         let control = Control::decode(v1::ControlState::decode(&row[..])?);
@@ -181,7 +185,7 @@ impl ReplicaStore {
             control: control.encode_without_tokens(),
             tree: Some(files.clone()),
             generation: tree.id().generation,
-            unproven: unproven.clone(),
+            doubts: doubts.clone(),
         };
         parts.group.put_mark(record.encode()).await?;
         let marked = Marked {

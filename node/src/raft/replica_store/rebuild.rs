@@ -17,6 +17,7 @@ use reelkv_proto::types::Version;
 use reelkv_proto::v1;
 
 use super::ReplicaStore;
+use crate::raft::Doubts;
 use crate::shard::{Applied, Command, Control, LogId, Spans};
 use crate::storage::{StoredRecord, Tree, TreeError};
 use crate::wal::{EntryKind, WalEntry};
@@ -47,6 +48,8 @@ pub enum RebuildError {
 pub struct Part {
     /// Of which keys it says everything.
     pub spans: Spans,
+    /// Whether it is another replica's.
+    pub is_a_peers: bool,
     /// The control state of the entry that the view is of, with tokens.
     pub control: Control,
 }
@@ -222,22 +225,23 @@ impl ReplicaStore {
         let at = rebuild.control.applied().unwrap_or_default();
         let sealed = rebuild.tree.seal(&row, at)?;
         let mark = rebuild.tree.flush(sealed).await?;
-        let unproven = self.unproven_after(&rebuild)?;
+        let doubts = self.doubts_after(&rebuild)?;
         let control = rebuild.control.encode_without_tokens();
-        self.put_mark(control, Some(mark), unproven).await?;
+        self.put_mark(control, Some(mark), doubts).await?;
         while self.lag(&rebuild) > LAG_MAX {
             self.feed(&mut rebuild).await?;
         }
         let _nothing_is_applied = self.applying.lock().await;
         self.feed(&mut rebuild).await?;
-        let unproven = self.unproven_after(&rebuild)?;
+        let doubts = self.doubts_after(&rebuild)?;
         let old = {
             let mut state = self.state.lock();
             if state.control.encode_without_tokens() != rebuild.control.encode_without_tokens() {
                 return Err(RebuildError::Differs(state.control.applied().unwrap_or_default()));
             }
             state.control = rebuild.control;
-            state.unproven = unproven;
+            state.unproven = doubts.unproven;
+            state.uncompared = doubts.uncompared;
             state.replace_tree(rebuild.tree)
         };
         drop((old, _nothing_is_applied));
@@ -249,17 +253,22 @@ impl ReplicaStore {
         self.with_control(index).saturating_sub(index(&rebuild.control))
     }
 
-    /// What is still unproven once the new tree is in place: what no part said, and what was found
-    /// to be wrong since then.
-    fn unproven_after(&self, rebuild: &Rebuild) -> Result<Spans, RebuildError> {
+    /// What is not believed once the new tree is in place. Unproven is what no part said, and what was
+    /// found to be wrong since then; uncompared is what peers said.
+    fn doubts_after(&self, rebuild: &Rebuild) -> Result<Doubts, RebuildError> {
         let state = self.state.lock();
         if state.replaced != rebuild.begun.replaced {
             return Err(RebuildError::Overtaken);
         }
-        let mut said = Spans::default();
-        rebuild.parts.iter().for_each(|part| said.extend(&part.spans));
+        let (mut said, mut uncompared) = (Spans::default(), state.uncompared.clone());
+        for part in &rebuild.parts {
+            said.extend(&part.spans);
+            if part.is_a_peers {
+                uncompared.extend(&part.spans);
+            }
+        }
         let mut unproven = said.complement();
         unproven.extend(&state.unproven.without(&rebuild.begun.unproven));
-        Ok(unproven)
+        Ok(Doubts { unproven, uncompared })
     }
 }

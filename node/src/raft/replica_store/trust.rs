@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{ReplicaStore, State, StoreParts};
 use crate::health::{Action, Damage, Kind, Structure};
 use crate::mutants::Mutant;
+use crate::raft::Doubts;
 use crate::shard::Spans;
 use crate::storage::{SweepReport, Tree, TreeError};
 
@@ -45,6 +46,13 @@ impl State {
         match self.tree {
             Some(_) => self.unproven.clone(),
             None => Spans::everything(),
+        }
+    }
+
+    pub(super) fn doubts(&self) -> Doubts {
+        Doubts {
+            unproven: self.unproven(),
+            uncompared: self.uncompared.clone(),
         }
     }
 
@@ -106,16 +114,6 @@ impl ReplicaStore {
         }
     }
 
-    /// These keys are not what most replicas hold, whatever their checksums say.
-    pub fn distrust(&self, spans: &Spans, why: &TreeError) {
-        let mut state = self.state.lock();
-        if state.tree.is_some() && !spans.without(&state.unproven).is_empty() {
-            Self::report(&self.parts, why, Action::Repair);
-            state.unproven.extend(spans);
-            self.tell_trust(&state);
-        }
-    }
-
     /// The tree was read whole: this is all that is wrong with it.
     ///
     /// # Errors
@@ -152,22 +150,22 @@ impl ReplicaStore {
     pub async fn record_trust(&self) -> io::Result<()> {
         {
             let _one_at_a_time = self.checkpointing.lock().await;
-            let (control, tree, unproven) = {
+            let (control, tree, doubts) = {
                 let state = self.state.lock();
                 match (&state.tree, &state.marked.control, &state.marked.tree) {
                     (None, ..) => (
                         Some(state.control.encode_without_tokens()),
                         None,
-                        Spans::default(),
+                        Doubts::default(),
                     ),
                     (Some(_), Some(control), Some(mark)) => {
-                        (Some(control.clone()), Some(mark.clone()), state.unproven.clone())
+                        (Some(control.clone()), Some(mark.clone()), state.doubts())
                     }
-                    (Some(_), ..) => (None, None, Spans::default()),
+                    (Some(_), ..) => (None, None, Doubts::default()),
                 }
             };
             if let Some(control) = control {
-                return self.put_mark(control, tree, unproven).await;
+                return self.put_mark(control, tree, doubts).await;
             }
         }
         // There is no record yet to add to.
@@ -204,9 +202,9 @@ impl ReplicaStore {
     }
 
     fn told_repaired(&self) {
-        self.parts
-            .health
-            .repaired(self.parts.id.shard_id, Structure::Tree);
+        let (health, shard_id) = (&self.parts.health, self.parts.id.shard_id);
+        health.repaired(shard_id, Structure::Tree);
+        health.repaired(shard_id, Structure::Record);
     }
 
     /// Follows how far the tree is trusted.
@@ -222,6 +220,10 @@ impl ReplicaStore {
     /// Keys about which the tree proves nothing: all of them while there is no tree.
     pub fn unproven(&self) -> Spans {
         self.state.lock().unproven()
+    }
+
+    pub(super) fn doubts(&self) -> Doubts {
+        self.state.lock().doubts()
     }
 }
 

@@ -172,6 +172,13 @@ impl Found {
                     "its tree was set aside and not refilled yet: it does not hold the records",
                 ));
             }
+            // What most voters did not hold may be whole in every file.
+            Some(ReplicaMark { doubts, .. }) if !doubts.unproven.is_empty() => {
+                return Err(refused(&format!(
+                    "its tree does not prove {}: these records were waiting to be repaired",
+                    doubts.unproven
+                )));
+            }
             Some(ReplicaMark {
                 tree: Some(mark),
                 control,

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prost::Message;
+use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::*;
 use crate::clock::SystemClock;
 use crate::disk::{RealDisk, write_file_atomically};
 use crate::raft::transport::{Transport, TransportError, ViewStream};
-use crate::raft::{AppliedPayload, ReplicaMark, ReplicaStore, StoreParts};
+use crate::raft::{AppliedPayload, Doubts, ReplicaMark, ReplicaStore, StoreParts};
 use crate::shard::{Control, LogId};
 use crate::storage::{Storage, StorageConfig};
 use crate::wal::{EntryKind, GroupId, WalEntry};
@@ -420,11 +421,31 @@ async fn a_replica_that_may_lack_something_is_refused() {
     let wal = refilling.wal().await;
     let group = wal.group(ID).unwrap();
     let mark = ReplicaMark::decode(group.mark().unwrap()).unwrap();
-    let without = ReplicaMark { tree: None, ..mark };
+    let without = ReplicaMark {
+        tree: None,
+        ..mark.clone()
+    };
     group.put_mark(without.encode()).await.unwrap();
     wal.close().await;
     let why = refilling.refusal(None).await;
     assert!(why.contains("not refilled yet"), "{why}");
+
+    let doubted = Stopped::with_tree(&[1, 2, 3]).await;
+    let wal = doubted.wal().await;
+    let group = wal.group(ID).unwrap();
+    let unproven = KeyRange::new("b", "c").into();
+    let mark = ReplicaMark::decode(group.mark().unwrap()).unwrap();
+    let doubts = Doubts {
+        unproven,
+        ..Doubts::default()
+    };
+    group
+        .put_mark(ReplicaMark { doubts, ..mark }.encode())
+        .await
+        .unwrap();
+    wal.close().await;
+    let why = doubted.refusal(None).await;
+    assert!(why.contains("does not prove [b, c)"), "{why}");
 }
 
 #[tokio::test]
