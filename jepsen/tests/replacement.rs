@@ -208,6 +208,33 @@ fn a_node_that_lost_everything_returns_as_a_new_one() {
     );
 }
 
+/// A node that knows nothing is not waited for, when all start at once.
+#[test]
+fn a_cold_start_with_one_empty_directory_waits_for_nobody() {
+    page(
+        "a_cold_start_with_one_empty_directory_waits_for_nobody",
+        |mut world| async move {
+            for position in 0..3 {
+                ensure!(world.cluster.crash(position), "machine {position} was off");
+            }
+            world.cluster.wipe(VICTIM);
+            let began = now();
+            for position in 0..3 {
+                world.cluster.start_node(position).await?;
+            }
+            let others: Vec<usize> = (0..3).filter(|position| *position != VICTIM).collect();
+            for position in others {
+                while !world.member(position).is_ok_and(|member| member.is_started()) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            let took = now() - began;
+            ensure!(took < Duration::from_secs(3), "replicas ran after {took:?}");
+            world.ends_well().await
+        },
+    );
+}
+
 /// Nobody waits for a learner on a node that is no more.
 #[test]
 fn a_node_lost_again_while_it_is_being_filled_is_replaced_at_once() {

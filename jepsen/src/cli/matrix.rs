@@ -133,9 +133,10 @@ fn shown(results: &Results) -> String {
     match &results.cases[..] {
         [row] => format!("{} {}: {}\n{:?}", row.verdict.name(), row.id, row.why, row.times),
         _ => format!(
-            "{}\n{}{}",
+            "{}\n{}{}{}",
             results.setting.join("\n"),
             results.summary(),
+            results.bars(),
             results.causes()
         ),
     }

@@ -98,6 +98,8 @@ pub struct Plan {
     pub model: Arc<Model>,
     /// How long a start without any fault takes to serve.
     pub unhurt: Duration,
+    /// The victim must not start on what it is given, and change nothing of it; this is what is put back then.
+    pub must_refuse: Option<Snapshot>,
     /// For tests of the judge.
     pub sabotage: Sabotage,
 }
@@ -154,6 +156,7 @@ struct Telling {
 
 struct Judge<'a> {
     plan: &'a Plan,
+    base: &'a Path,
     world: World,
     model: Arc<Model>,
     outcome: Outcome,
@@ -165,7 +168,7 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    fn new(plan: &'a Plan, base: &Path) -> Self {
+    fn new(plan: &'a Plan, base: &'a Path) -> Self {
         let world = World::new(base, plan.engine, plan.pace, plan.seed);
         let mut model = plan.model.clone();
         if plan.sabotage == Sabotage::FalsifiedModel {
@@ -173,13 +176,18 @@ impl<'a> Judge<'a> {
         }
         Self {
             plan,
+            base,
             model,
             outcome: Outcome::default(),
             began: now(),
             wall_began_ms: world.wall_ms(VICTIM),
             world,
             first_life: None,
-            restarts: 0,
+            // A directory that is refused is refused again.
+            restarts: match plan.must_refuse {
+                Some(_) => RESTARTS_MAX,
+                None => 0,
+            },
         }
     }
 
@@ -207,6 +215,9 @@ impl<'a> Judge<'a> {
         }
         let read = judge::read_all(&keyspace, &self.model, serves).await;
         self.outcome.findings.extend(read);
+        if let Some(own) = &self.plan.must_refuse {
+            self.judge_refusal(own).await;
+        }
         let whole_by = self.start_those_off().await;
         let repaired = match serves {
             true => self.await_ok(whole_by).await,
@@ -216,7 +227,10 @@ impl<'a> Judge<'a> {
         if repaired {
             self.compare_replicas(&keyspace, whole_by).await;
         }
-        self.judge_telling(telling);
+        // What is refused is told by the error it is refused with.
+        if self.plan.must_refuse.is_none() {
+            self.judge_telling(telling);
+        }
         if repaired && self.outcome.findings.is_empty() {
             self.start_victim_again().await;
         }
@@ -230,6 +244,13 @@ impl<'a> Judge<'a> {
         for (position, started) in positions.into_iter().zip(started) {
             match started {
                 Ok(()) => {}
+                Err(error) if position == VICTIM && self.plan.must_refuse.is_some() => {
+                    if !error.is_foreign() {
+                        let finding = format!("P5: refused, but not as another node's: {error}");
+                        self.outcome.find(Finding::degraded(finding));
+                    }
+                    self.say(&error.to_string());
+                }
                 // It is started again below, as whoever runs processes would.
                 Err(error) if position == VICTIM || !self.plan.one_node => self.say(&error.to_string()),
                 Err(error) => {
@@ -392,10 +413,39 @@ impl<'a> Judge<'a> {
         false
     }
 
+    /// Another node's directory is left alone; then an operator puts the right one back.
+    async fn judge_refusal(&mut self, own: &Snapshot) {
+        if self.world.network().node(&super::world::addr(VICTIM)).is_some() {
+            let finding = "P6: the node started on another node's directory";
+            return self.outcome.find(Finding::degraded(finding));
+        }
+        let dir = super::world::dir(self.base, VICTIM);
+        match Snapshot::read(&dir) {
+            Ok(found) if found == self.plan.nodes[VICTIM] => {}
+            _ => {
+                let finding = "P6: the directory that was refused is not what it was";
+                self.outcome.find(Finding::degraded(finding));
+            }
+        }
+        files::remove(&dir);
+        if let Err(error) = own.write(&dir) {
+            let finding = format!("the right directory cannot be put back: {error}");
+            return self.outcome.find(Finding::unavailable(finding));
+        }
+        if let Err(error) = self.world.start(VICTIM).await {
+            let finding = format!("P6: the node does not start on its own directory: {error}");
+            self.outcome.find(Finding::degraded(finding));
+        }
+        self.first_life = self.world.network().node(&super::world::addr(VICTIM));
+    }
+
     /// Starts the node that was left off. Returns until when everything must be whole.
     async fn start_those_off(&mut self) -> Instant {
         let Some(off) = self.plan.off else {
-            return self.began + self.plan.unhurt + REPAIRED_WITHIN;
+            return match self.plan.must_refuse {
+                Some(_) => now() + REPAIRED_WITHIN,
+                None => self.began + self.plan.unhurt + REPAIRED_WITHIN,
+            };
         };
         if let Err(error) = self.world.start(off).await {
             let finding = format!("P3: node {} does not start: {error}", off + 1);

@@ -1,9 +1,12 @@
 //! T0: every bit of a small file flipped, every byte zeroed, every length cut, one at a time; the node
 //! is started on it, alone, and must know what it is, believe nothing wrong, and tell.
 //!
-//! A case is one file and one way; it makes as many attempts as the file has bits or bytes. A decoder
-//! that can be called without a node (of the log, of trees) is put into [`cases`] as a case of its
-//! own: a name, and a function from the golden image to an [`Outcome`].
+//! A case is one file and one way; it makes as many attempts as the file has bits or bytes.
+//!
+//! The log and a tree have too many bits for that: their own decoders are called without a node. Every bit of a
+//! log of two segments with everything in it that a log can hold (entries, hard state, control records,
+//! identities, headers, manifests), every length, each file gone ([`reelkv::wal::exhaustive`]); every bit and
+//! length of a small tree, its sectors, pages and blocks ([`reelkv::storage::exhaustive`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,8 @@ use anyhow::{Context, ensure};
 use reelkv::disk::sim::SimDisk;
 use reelkv::raft::transport::PeerHandler;
 use reelkv::server::{Node, Peers};
+use reelkv::storage::exhaustive;
+use reelkv::wal::exhaustive::{Counts, Exhaustive};
 use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::combos::SimImage;
@@ -89,7 +94,74 @@ pub(super) fn cases() -> Vec<Case> {
             });
         }
     }
+    cases.extend((0..LOG_PARTS).map(log_case));
+    cases.push(Case {
+        tier: Tier::T0,
+        structure: "tree".to_owned(),
+        fault: "every-single-fault".to_owned(),
+        role: "any",
+        place: "/trees".to_owned(),
+        run: Box::new(|_, seed, base| or_failed(|| run_tree(base, seed))),
+    });
     cases
+}
+
+/// The faults of a log are so many cases.
+const LOG_PARTS: usize = 16;
+/// So many faults of a log are tried between two looks at what was found.
+const LOG_SLICE: usize = 4_096;
+
+fn log_case(part: usize) -> Case {
+    Case {
+        tier: Tier::T0,
+        structure: "wal".to_owned(),
+        fault: "every-single-fault".to_owned(),
+        role: "any",
+        place: format!("/wal/{}-of-{LOG_PARTS}", part + 1),
+        run: Box::new(move |_, seed, _| or_failed(|| run_log(part, seed))),
+    }
+}
+
+/// One part of all single faults of a log.
+fn run_log(part: usize, seed: u64) -> anyhow::Result<Outcome> {
+    let log = in_runtime(seed, Exhaustive::new())?.context("a whole log")?;
+    let (from, to) = (
+        log.cases() * part / LOG_PARTS,
+        log.cases() * (part + 1) / LOG_PARTS,
+    );
+    let (mut counts, mut outcome) = (Counts::default(), Outcome::default());
+    for at in (from..to).step_by(LOG_SLICE) {
+        match log.check(at..to.min(at + LOG_SLICE)) {
+            Ok(checked) => counts += checked,
+            Err(wrong) => outcome.find(Finding::not_safe(format!("P1: {wrong}"))),
+        }
+    }
+    outcome.note = format!(
+        "{} attempts, {} told, {} in bytes that nothing reads",
+        counts.cases, counts.detected, counts.harmless
+    );
+    ensure!(
+        counts.cases == to - from || !outcome.findings.is_empty(),
+        "not all were tried"
+    );
+    Ok(outcome)
+}
+
+/// All single faults of a tree.
+fn run_tree(base: &Path, seed: u64) -> anyhow::Result<Outcome> {
+    let tried = in_runtime(seed, exhaustive(base));
+    super::files::remove(base);
+    let mut outcome = Outcome::default();
+    match tried? {
+        Ok(tried) => {
+            outcome.note = format!(
+                "{} attempts, {} put back, {} salvaged",
+                tried.cases, tried.healed, tried.salvaged
+            );
+        }
+        Err(wrong) => outcome.find(Finding::not_safe(format!("P1: {wrong}"))),
+    }
+    Ok(outcome)
 }
 
 /// What a node believes of itself and its cluster, as it can be asked.

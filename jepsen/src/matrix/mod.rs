@@ -24,11 +24,15 @@
 //! | P6 | no panic, no node that does not start | DEGRADED |
 //! | P7 | what is gone everywhere is waited for and named, and nothing else waits | UNAVAILABLE, or DEGRADED when it is not named |
 //!
+//! Another node's whole directory must be refused, untouched, while the other nodes serve; then the right one is
+//! put back. What may end otherwise is named in [`excepted`].
+//!
 //! A fault that nothing notices is CORRECT only where the bytes are not in use ([`structure`]).
 
 pub mod case;
 pub mod combos;
 pub mod decode;
+pub mod excepted;
 pub mod fault;
 mod files;
 pub mod image;
@@ -50,7 +54,7 @@ use reelkv::storage::EngineKind;
 
 use case::{Plan, Role, Sabotage};
 use combos::SimImage;
-use fault::{BlockFault, Fault, Helical, OFF};
+use fault::{BlockFault, DirFault, Fault, Helical, OFF};
 pub use files::{Scratch, Snapshot, remove_all_scratch};
 use image::Image;
 use structure::{Layout, Structure};
@@ -366,6 +370,7 @@ impl Context {
             } else {
                 self.unhurt
             },
+            must_refuse: None,
             sabotage: Sabotage::None,
         })
     }
@@ -379,7 +384,15 @@ impl Context {
         let layout = Layout::of(&image.nodes[fault::VICTIM]);
         let mut plan = self.plan(fault.structure(&layout, image), Some(role), off)?;
         let struck = fault.strike(image, &mut SmallRng::seed_from_u64(seed));
-        plan.nodes[fault::VICTIM] = struck.context("the fault changes nothing")?;
+        let own = std::mem::replace(
+            &mut plan.nodes[fault::VICTIM],
+            struck.context("the fault changes nothing")?,
+        );
+        if *fault == Fault::Dir(DirFault::DataOtherNode) {
+            plan.must_refuse = Some(own);
+            // The other two do without it.
+            plan.unhurt = self.unhurt_one_off;
+        }
         plan.seed = seed;
         Ok(plan)
     }
@@ -394,7 +407,8 @@ impl Context {
         for off in [None, Some(OFF)] {
             let needed = match off {
                 None => is_needed(&[Tier::T1, Tier::T1f, Tier::T4]),
-                Some(_) => is_needed(&[Tier::T1d]),
+                // In T1f, a node that rightly refuses to start.
+                Some(_) => is_needed(&[Tier::T1d, Tier::T1f]),
             };
             if !needed || self.image.is_none() {
                 continue;

@@ -29,6 +29,8 @@ pub struct Layout {
     segments: Option<(u64, u64)>,
     /// The file list in use, by tree folder.
     lists: BTreeMap<String, u64>,
+    /// The segment that holds the log's last batch, and the blocks of it.
+    last_batch: Option<(String, Vec<usize>)>,
 }
 
 impl Layout {
@@ -46,6 +48,13 @@ impl Layout {
         Self {
             segments,
             lists: snapshot.files.iter().filter_map(current).collect(),
+            last_batch: segments.and_then(|(oldest, newest)| {
+                (oldest..=newest).rev().find_map(|number| {
+                    let name = format!("wal/{number:08}.wal");
+                    let blocks = last_batch(snapshot.get(&name)?)?;
+                    Some((name, blocks))
+                })
+            }),
         }
     }
 
@@ -81,6 +90,7 @@ impl Layout {
             "identity.1" | "identity.2" => structure("identity", "identity", true),
             "directory" => structure("directory copy", "directory", true),
             "watermarks" => structure("watermarks", "watermarks", true),
+            "events" => structure("ledger of damage", "events", true),
             "LOCK" => structure("lock", "none", false),
             _ if name.starts_with("wal/manifest") => structure("wal manifest", "wal", true),
             _ => structure("other", "other", true),
@@ -96,7 +106,9 @@ impl Layout {
         let last = bytes.len().div_ceil(BLOCK).saturating_sub(1);
         let content = &bytes[range(bytes, block)];
         let holds = |magic: &[u8]| content.windows(magic.len()).any(|window| window == magic);
+        let is_last = |(file, blocks): &(String, Vec<usize>)| file == name && blocks.contains(&block);
         let part = match block {
+            _ if self.last_batch.as_ref().is_some_and(is_last) => "wal last batch",
             0 => "wal segment header",
             _ if block == last => "wal segment header",
             _ if holds(b"RKVI") || holds(b"RKVFOOT.") => "wal identity frame",
@@ -104,6 +116,20 @@ impl Layout {
         };
         Structure { name: part, ..file }
     }
+}
+
+/// Blocks of the last batch of a segment: the topmost data frame below the free middle, and the lowest identity
+/// frame above it. `None` if it has no batch.
+fn last_batch(bytes: &[u8]) -> Option<Vec<usize>> {
+    let count = blocks(bytes).len();
+    let content = |block: usize| &bytes[range(bytes, block)];
+    let begins = |block: &usize| content(*block).starts_with(b"RKVBATCH");
+    let first = (1..count).rev().find(begins)?;
+    let data_end = (first..count).find(|block| is_zero(bytes, *block))?;
+    let identity = (data_end..count).find(|block| !is_zero(bytes, *block))?;
+    let ends = |block: &usize| content(*block)[BLOCK - 64..].starts_with(b"RKVFOOT.");
+    let footer = (identity..count.saturating_sub(1)).find(ends)?;
+    Some((first..data_end).chain(identity..=footer).collect())
 }
 
 /// Numbers of a file's blocks.
@@ -158,6 +184,7 @@ mod tests {
             ("trees/s2-r1-g1/db/conf", "tree sled files", true),
             ("identity.2", "identity", true),
             ("watermarks", "watermarks", true),
+            ("events", "ledger of damage", true),
             ("LOCK", "lock", false),
         ] {
             let found = layout.of_file(name);
@@ -178,6 +205,33 @@ mod tests {
             "wal segment header",
         ];
         assert_eq!(parts.collect::<Vec<_>>(), expected);
+        assert_eq!(last_batch(&bytes), None, "no free middle");
         assert_eq!(range(&bytes[..5_000], 1), 4_096..5_000);
+    }
+    #[test]
+    fn the_last_batch_of_the_log_is_known_by_its_place() {
+        // Two batches: the first of one block, the second of two; the frames of identities end the other way round.
+        let mut bytes = vec![0; BLOCK * 9];
+        for begin in [1, 2] {
+            bytes[BLOCK * begin..BLOCK * begin + 8].copy_from_slice(b"RKVBATCH");
+        }
+        bytes[BLOCK * 3] = 7;
+        for end in [7, 8] {
+            bytes[BLOCK * end - 64..BLOCK * end - 56].copy_from_slice(b"RKVFOOT.");
+        }
+        assert_eq!(last_batch(&bytes), Some(vec![2, 3, 6]));
+        let mut snapshot = Snapshot::default();
+        let mut manifest = b"RKVWALMF".to_vec();
+        manifest.extend(3_u64.to_le_bytes());
+        manifest.extend(5_u64.to_le_bytes());
+        snapshot.put("wal/manifest.1", manifest);
+        snapshot.put("wal/00000004.wal", bytes.clone());
+        snapshot.put("wal/00000005.wal", vec![0; BLOCK * 9]);
+        let layout = Layout::of(&snapshot);
+        let part = |name: &str, block| layout.of_block(name, &bytes, block).name;
+        assert_eq!(part("wal/00000004.wal", 3), "wal last batch");
+        assert_eq!(part("wal/00000004.wal", 1), "wal data frame");
+        assert_eq!(part("wal/00000004.wal", 7), "wal identity frame");
+        assert_eq!(part("wal/00000003.wal", 3), "wal data frame");
     }
 }
