@@ -210,24 +210,10 @@ async fn not_proven(world: &World) -> anyhow::Result<Option<v1::ReplicaStatus>> 
 
 /// Which machine leads each data shard with records.
 async fn leaders(world: &World) -> anyhow::Result<BTreeMap<u64, usize>> {
-    let mut leaders = BTreeMap::new();
-    for position in 0..world.client.addrs.len() {
-        let replicas = world.node_status(position).await?.replicas;
-        let led = replicas
-            .into_iter()
-            .filter(|replica| replica.is_leader && records_of(world, replica) > 3);
-        leaders.extend(led.map(|replica| (replica.shard_id, position)));
-    }
-    ensure!(leaders.len() > 1, "data shards with records: {leaders:?}");
-    Ok(leaders)
-}
-
-/// How many acknowledged records lie in a replica's range.
-fn records_of(world: &World, replica: &v1::ReplicaStatus) -> usize {
-    let range = replica.descriptor.as_ref().map(KeyRange::of).unwrap_or_default();
-    let stored = |key: &Bytes| stored_key(world.client.keyspace_id, key);
-    let keys = world.acknowledged.keys();
-    keys.filter(|key| range.contains(&stored(key))).count()
+    let leaderships = world.leaderships().await?.into_iter();
+    Ok(leaderships
+        .map(|(shard_id, (position, _))| (shard_id, position))
+        .collect())
 }
 
 fn tree_of(world: &World, position: usize, shard_id: u64) -> anyhow::Result<TreeId> {

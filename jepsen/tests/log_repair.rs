@@ -3,6 +3,7 @@
 //! Every page is one story in virtual time on a simulated cluster of three nodes, told for several
 //! seeds: `REELKV_PAGE_SEEDS=50` sets how many (default 3), `REELKV_SEED=7` runs that one alone.
 
+#[allow(dead_code)] // other pages use other parts of the stage
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use reelkv::clock::now;
 use reelkv::storage::TreeId;
-use reelkv_proto::types::{KeyRange, split_stored_key, stored_key};
+use reelkv_proto::types::split_stored_key;
 use reelkv_proto::v1::{self, response};
 use world::{VICTIM, World, page};
 
@@ -24,7 +24,7 @@ fn a_leader_reads_around_a_bad_record_and_leads_on() {
         "a_leader_reads_around_a_bad_record_and_leads_on",
         |mut world| async move {
             world.settle().await;
-            let before = leaderships(&world).await?;
+            let before = world.leaderships().await?;
             let mut damaged = Vec::new();
             for (shard_id, (position, _)) in &before {
                 damaged.push((*position, damage(&world, *position, *shard_id, 0)?));
@@ -44,7 +44,7 @@ fn a_leader_reads_around_a_bad_record_and_leads_on() {
             }
             world.write(30).await?;
             world.ends_well().await?;
-            let after = leaderships(&world).await?;
+            let after = world.leaderships().await?;
             ensure!(after == before, "leaders were {before:?} and are {after:?}");
             for position in 0..world.client.addrs.len() {
                 told_and_repaired(&world, position, &before).await?;
@@ -60,7 +60,7 @@ fn different_records_bad_on_every_replica_are_all_repaired() {
         "different_records_bad_on_every_replica_are_all_repaired",
         |mut world| async move {
             world.settle().await;
-            let shards: Vec<u64> = leaderships(&world).await?.into_keys().collect();
+            let shards: Vec<u64> = world.leaderships().await?.into_keys().collect();
             let at_rest = world.seed % 2 == 1;
             if at_rest {
                 for position in 0..3 {
@@ -92,7 +92,7 @@ fn a_record_bad_on_every_replica_is_waited_for_and_named() {
         "a_record_bad_on_every_replica_is_waited_for_and_named",
         |mut world| async move {
             world.settle().await;
-            let shard_id = *leaderships(&world).await?.keys().next().context("a data shard")?;
+            let shard_id = *world.leaderships().await?.keys().next().context("a data shard")?;
             let keys: BTreeSet<Bytes> = (0..3)
                 .map(|position| damage(&world, position, shard_id, 0))
                 .collect::<anyhow::Result<_>>()?;
@@ -153,31 +153,6 @@ fn a_tree_is_refilled_under_load() {
         }
         world.ends_well().await
     });
-}
-
-/// Which machine leads each data shard, and in which term.
-async fn leaderships(world: &World) -> anyhow::Result<BTreeMap<u64, (usize, u64)>> {
-    let mut leaders = BTreeMap::new();
-    for position in 0..world.client.addrs.len() {
-        let replicas = world.node_status(position).await?.replicas;
-        let led = replicas
-            .into_iter()
-            .filter(|replica| replica.is_leader && records_of(world, replica) > 3);
-        leaders.extend(led.map(|replica| (replica.shard_id, (position, replica.term))));
-    }
-    ensure!(leaders.len() > 1, "data shards with records: {leaders:?}");
-    Ok(leaders)
-}
-
-/// How many acknowledged records lie in a replica's range.
-fn records_of(world: &World, replica: &v1::ReplicaStatus) -> usize {
-    let range = replica.descriptor.as_ref().map(KeyRange::of).unwrap_or_default();
-    let stored = |key: &Bytes| stored_key(world.client.keyspace_id, key);
-    world
-        .acknowledged
-        .keys()
-        .filter(|key| range.contains(&stored(key)))
-        .count()
 }
 
 /// Flips a bit in a stored record of a shard's replica; returns the user's key.

@@ -10,6 +10,7 @@ use reelkv::clock::now;
 use reelkv::rpc::handler::AdminHandler;
 use reelkv::server::{Front, Member, Node};
 use reelkv_jepsen::sim::{self, Cluster, Network, Settings};
+use reelkv_proto::types::{KeyRange, stored_key};
 use reelkv_proto::v1::{self, request::Op, response};
 
 /// The machine that things happen to.
@@ -252,6 +253,28 @@ impl World {
         let shards = self.cluster.agree().await?;
         ensure!(shards > 3, "only {shards} shards were compared");
         self.read_all_through(&self.client.addrs).await
+    }
+
+    /// Which machine leads each data shard that holds records, and in which term.
+    pub async fn leaderships(&self) -> anyhow::Result<BTreeMap<u64, (usize, u64)>> {
+        let mut leaders = BTreeMap::new();
+        for position in 0..self.client.addrs.len() {
+            let replicas = self.node_status(position).await?.replicas;
+            let led = replicas
+                .into_iter()
+                .filter(|replica| replica.is_leader && self.records_of(replica) > 3);
+            leaders.extend(led.map(|replica| (replica.shard_id, (position, replica.term))));
+        }
+        ensure!(leaders.len() > 1, "data shards with records: {leaders:?}");
+        Ok(leaders)
+    }
+
+    /// How many acknowledged records lie in a replica's range.
+    fn records_of(&self, replica: &v1::ReplicaStatus) -> usize {
+        let range = replica.descriptor.as_ref().map(KeyRange::of).unwrap_or_default();
+        let stored = |key: &Bytes| stored_key(self.client.keyspace_id, key);
+        let keys = self.acknowledged.keys();
+        keys.filter(|key| range.contains(&stored(key))).count()
     }
 
     /// Time for checkpoints to be made and the log to go idle.
