@@ -87,13 +87,30 @@ async fn told_and_healed(world: &World, position: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until a node has found damage in its log and repaired all of it.
+/// Waits until a node has found damage of a payload and of what is kept twice, and repaired all of it. They
+/// need not be found in the same moment.
 async fn found_and_repaired(world: &World, position: usize, within: Duration) -> anyhow::Result<()> {
     let deadline = now() + within;
-    while let Err(not_yet) = told_and_healed(world, position).await {
-        ensure!(now() < deadline, "not within {within:?}: {not_yet}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    loop {
+        let seen = match told_and_healed(world, position).await {
+            Ok(()) => both_were_told(world, position).await,
+            not_yet => not_yet,
+        };
+        match seen {
+            Err(not_yet) if now() >= deadline => anyhow::bail!("not within {within:?}: {not_yet}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(()) => return Ok(()),
+        }
     }
+}
+
+async fn both_were_told(world: &World, position: usize) -> anyhow::Result<()> {
+    let damage = world.node_status(position).await?.damage;
+    let shards: BTreeSet<u64> = damage.iter().map(|event| event.shard_id).collect();
+    ensure!(
+        shards.contains(&0) && shards.len() > 1,
+        "payloads and a copy were damaged: {damage:#?}"
+    );
     Ok(())
 }
 
@@ -189,12 +206,6 @@ fn damage_in_a_running_node_is_found_within_ten_seconds_and_costs_no_leadership(
             ensure!(disk.corrupt(&segment, at + 20, 1), "the byte is there");
             found_and_repaired(&world, leader, Duration::from_secs(12)).await?;
             ensure!(leader_of(&world, &large[0].0)? == leader, "leadership was lost");
-            let damage = world.node_status(leader).await?.damage;
-            let shards: BTreeSet<u64> = damage.iter().map(|event| event.shard_id).collect();
-            ensure!(
-                shards.contains(&0) && shards.len() > 1,
-                "payloads and a copy were damaged: {damage:#?}"
-            );
             world.ends_well().await?;
             // Nothing bad is left on the disk.
             let identity = identity_of(&world, leader)?;
