@@ -99,6 +99,18 @@ mutants! {
     /// Once a damaged tree was read whole, it is taken for whole. Rule: what was found to be wrong stays
     /// unproven until it was repaired from a peer.
     BlessByRescan = "bless_by_rescan",
+    /// A payload that is damaged is said not to be there, and is cut once all say so. Rule: what is damaged may
+    /// have been acknowledged; only what no voter ever had is cut.
+    CountDamagedAsDontHave = "count_damaged_as_dont_have",
+    /// What is sent to repair another replica's tree is a little older than the control state that goes with
+    /// it. Rule: a view says all that its control state stands for.
+    DonateOldView = "donate_old_view",
+    /// A repaired tree takes the place of the old one without the entries applied since its view. Rule: a
+    /// tree is put in place when it stands where the replica stands.
+    RepairBeforeApplied = "repair_before_applied",
+    /// What arrives of another replica's view is taken as it is: neither the records' checksums nor their count
+    /// and digest are compared. Rule: every record is verified before a tree is put in place.
+    InstallUnverifiedChunk = "install_unverified_chunk",
     /// What a write's keys held when it entered is used although the proposer can no longer tell whether
     /// it is current. Rule: such a read is made again.
     PrefetchAcrossCheckpoint = "prefetch_across_checkpoint",

@@ -86,6 +86,18 @@ fn nothing_is_lost_when_one_node_is_damaged_and_another_killed() {
         let file = fault["file"].as_str().expect("an overwrite names its file");
         assert!(file.starts_with("trees/s"), "{file}");
     }
+    let flips = faults(&report, "flip");
+    for place in ["trees/", "wal/"] {
+        let in_place = |fault: &&&Value| fault["file"].as_str().is_some_and(|file| file.starts_with(place));
+        assert!(flips.iter().any(|fault| in_place(&fault)), "{place}: {told}");
+    }
+    for fault in &flips {
+        assert!(kills.iter().all(|kill| kill["node"] != fault["node"]), "{told}");
+        assert!(
+            fault["detected_ms"].as_u64() <= fault["repaired_ms"].as_u64(),
+            "{told}"
+        );
+    }
     assert_gone(&report, &told);
     assert!(
         dir.path().join("data/n1.log").exists(),
@@ -121,6 +133,19 @@ fn a_replica_that_shows_an_overwritten_value_is_noticed() {
         (&0.into(), &0.into()),
         "{told}"
     );
+}
+
+#[test]
+fn damage_that_nobody_did_is_not_told_and_the_demo_says_so() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (status, report, told) = small_demo(dir.path(), "14", &["--sabotage", "pretend-damage"]);
+    assert_eq!(
+        (status.code(), &report["verdict"]),
+        (Some(1), &Value::from("fail")),
+        "{told}"
+    );
+    let failures = report["failures"].to_string();
+    assert!(failures.contains("faults not reported by the cluster"), "{told}");
 }
 
 #[test]

@@ -93,6 +93,11 @@ pub enum Fault {
     TreeLoss,
     /// A tree is lost, and the power again and again while it is being refilled.
     CrashInRepair,
+    /// A tree is lost while the node is off, and one of the others sends wrong records for a new one.
+    SpoiledView,
+    /// The last entries that two of three nodes have are damaged on both while they are off; on one of them,
+    /// the damage goes away again.
+    SharedDamage,
     /// A tree is emptied while the node is off, and opens all the same.
     TreeEmptied,
     /// The node's disk is replaced by an empty one.
@@ -105,7 +110,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Crash,
         Self::CrashLeader,
         Self::CrashAtWrite,
@@ -136,6 +141,8 @@ impl Fault {
         Self::RecordLoss,
         Self::TreeLoss,
         Self::CrashInRepair,
+        Self::SpoiledView,
+        Self::SharedDamage,
         Self::TreeEmptied,
         Self::Wipe,
         Self::OldDisk,
@@ -196,6 +203,14 @@ impl Fault {
                 "crash-in-repair",
                 "a tree is lost, and power while it is refilled",
             ),
+            Self::SpoiledView => (
+                "spoiled-view",
+                "a tree is lost, and one peer sends wrong records for it",
+            ),
+            Self::SharedDamage => (
+                "shared-damage",
+                "the last entries of two nodes are damaged on both; one gets well again",
+            ),
             Self::TreeEmptied => ("tree-emptied", "one of a node's trees is emptied while it is off"),
             Self::Wipe => ("wipe", "a node's disk is replaced by an empty one"),
             Self::OldDisk => ("old-disk", "an old copy of a node's disk is put back"),
@@ -250,6 +265,8 @@ impl Fault {
                 | Self::RecordLoss
                 | Self::TreeLoss
                 | Self::CrashInRepair
+                | Self::SpoiledView
+                | Self::SharedDamage
                 | Self::TreeEmptied
                 | Self::Wipe
                 | Self::OldDisk

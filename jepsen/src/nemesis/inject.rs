@@ -12,6 +12,7 @@ use reelkv::server::Front;
 use reelkv::storage::{OldTree, TreeId};
 
 use super::Fault;
+use super::shared::SharedDamage;
 use crate::sim::{Cluster, Happened, Weather};
 
 /// How long the cluster may take to be whole again.
@@ -44,6 +45,7 @@ pub(super) struct Active {
     /// Known to have taken effect; where that shows only at the end, not yet.
     took_effect: bool,
     old: Option<Old>,
+    shared: Option<SharedDamage>,
 }
 
 /// What is put back later.
@@ -73,6 +75,7 @@ impl Active {
             has_forgotten: fault == Fault::Wipe,
             took_effect: false,
             old: None,
+            shared: None,
         };
         match fault {
             Fault::Crash | Fault::CrashLoop => active.crash(cluster)?,
@@ -188,6 +191,12 @@ impl Active {
                     .filter_map(|tree| device.damage_record(tree, rng.random()));
                 self.took_effect = hit.count() > 0;
             }
+            Fault::SharedDamage => {
+                self.hit = (0..cluster.addrs().len()).collect();
+                let damage = SharedDamage::begin(victim, cluster).await?;
+                self.took_effect = damage.is_some();
+                self.shared = damage;
+            }
             Fault::RecordLoss => self.took_effect = lose_records(victim, cluster, rng).await?,
             Fault::OldDisk => {
                 self.log_batch = cluster.log_batch(victim).await?;
@@ -219,7 +228,7 @@ impl Active {
                 let marker = cluster.entry_marker();
                 self.took_effect = flip_after(cluster.disk(victim), &marker, rng);
             }
-            Fault::TreeLoss | Fault::CrashInRepair | Fault::TreeEmptied => {
+            Fault::TreeLoss | Fault::CrashInRepair | Fault::SpoiledView | Fault::TreeEmptied => {
                 let device = cluster.device(victim);
                 let trees = device.trees();
                 let at = rng.random_range(0..trees.len().max(1));
@@ -232,6 +241,11 @@ impl Active {
                 cluster.wipe(victim);
                 self.took_effect = true;
             }
+        }
+        if self.fault == Fault::SpoiledView {
+            let addrs = cluster.addrs();
+            let spoils = (victim + rng.random_range(1..addrs.len())) % addrs.len();
+            cluster.network().spoil_views_of(Some(&addrs[spoils]));
         }
     }
 
@@ -291,6 +305,17 @@ impl Active {
                 self.mend_disk(victim, cluster).await?;
             }
             Fault::RecordDamage | Fault::RecordLoss => {}
+            Fault::SpoiledView => {
+                cluster.start_node(victim).await?;
+                cluster.whole(WHOLE_WITHIN).await?;
+                cluster.network().spoil_views_of(None);
+                self.took_effect = cluster.network().happened().spoiled > self.happened.spoiled;
+            }
+            Fault::SharedDamage => {
+                if let Some(damage) = self.shared.take() {
+                    damage.end(cluster).await?;
+                }
+            }
             Fault::OldDisk | Fault::OldTrees => {
                 if self.fault == Fault::OldDisk {
                     // What the log has got since, the others have been shown by then.

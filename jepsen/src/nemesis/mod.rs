@@ -8,6 +8,7 @@
 mod fault;
 mod inject;
 mod quorum;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -219,6 +219,7 @@ impl Run {
             replicas: plan.nodes as u32,
             scrub_cycle_ms: SCRUB_CYCLE_MS,
             marker_interval_ms: MARKER_INTERVAL_MS,
+            ..Settings::default()
         };
         let cluster = Cluster::new(settings, rng.next_u64());
         let chance = SmallRng::seed_from_u64(rng.next_u64());

@@ -37,6 +37,8 @@ pub struct Settings {
     pub scrub_cycle_ms: u64,
     /// How often the voters of a shard are compared, in milliseconds.
     pub marker_interval_ms: u64,
+    /// What a node copies to repair its trees, in bytes per second.
+    pub repair_bytes_per_s_max: u64,
 }
 
 impl Default for Settings {
@@ -47,6 +49,7 @@ impl Default for Settings {
             replicas: 3,
             scrub_cycle_ms: ReplicaSettings::default().scrub_cycle_ms,
             marker_interval_ms: ReplicaSettings::default().marker_interval_ms,
+            repair_bytes_per_s_max: ReplicaSettings::default().repair_bytes_per_s_max,
         }
     }
 }
@@ -177,6 +180,7 @@ impl Cluster {
                 expiry_sweep_interval_ms: EXPIRY_SWEEP_INTERVAL_MS,
                 scrub_cycle_ms: self.settings.scrub_cycle_ms,
                 marker_interval_ms: self.settings.marker_interval_ms,
+                repair_bytes_per_s_max: self.settings.repair_bytes_per_s_max,
                 ..ReplicaSettings::default()
             },
             driver_interval_ms: 1_000,

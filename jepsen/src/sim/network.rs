@@ -21,7 +21,7 @@ use reelkv::raft::transport::{PeerHandler, Transport, TransportError, ViewStream
 use reelkv::rpc::handler::{AdminHandler, KvHandler};
 use reelkv::rpc::{frame, verified};
 use reelkv::server::{Front, Node, Peers};
-use reelkv_proto::v1::{self, peer_frame, peer_request};
+use reelkv_proto::v1::{self, peer_frame, peer_request, view_payload};
 use tokio::sync::Notify;
 
 /// Longest delay of a message in a calm network.
@@ -64,6 +64,10 @@ pub struct Happened {
     pub duplicated: u64,
     /// Frames with a flipped bit.
     pub corrupted: u64,
+    /// Records of views that were wrong before their chunk got its checksum.
+    pub spoiled: u64,
+    /// Views that were asked for again from where they broke off.
+    pub resumed: u64,
     /// Messages that took longer than a calm network's longest delay.
     pub delayed: u64,
 }
@@ -102,6 +106,8 @@ struct State {
     doomed: BTreeMap<String, Doomed>,
     /// Shards whose replicas hear nothing from one another.
     silent_shards: BTreeSet<u64>,
+    /// Who sends views with wrong records.
+    spoils: Option<String>,
     weather: Weather,
     happened: Happened,
     rng: SmallRng,
@@ -120,6 +126,7 @@ impl Network {
             cut: BTreeSet::new(),
             doomed: BTreeMap::new(),
             silent_shards: BTreeSet::new(),
+            spoils: None,
             weather: Weather::default(),
             happened: Happened::default(),
             rng: SmallRng::seed_from_u64(seed),
@@ -200,9 +207,16 @@ impl Network {
         self.0.lock().silent_shards.insert(shard_id);
     }
 
+    /// Lets the views that one node sends have wrong records, behind right checksums of their chunks; or
+    /// none's.
+    pub fn spoil_views_of(&self, addr: Option<&str>) {
+        self.0.lock().spoils = addr.map(str::to_owned);
+    }
+
     /// Makes the network calm again.
     pub fn heal(&self) {
         let mut state = self.0.lock();
+        state.spoils = None;
         state.cut.clear();
         state.silent_shards.clear();
         state.weather = Weather::default();
@@ -315,6 +329,23 @@ impl Network {
         }
     }
 
+    /// A piece of a view as its sender's memory holds it: perhaps with a bit of a record flipped.
+    fn as_held_by(&self, addr: &str, mut piece: v1::ViewPayload) -> v1::ViewPayload {
+        let state = &mut *self.0.lock();
+        if state.spoils.as_deref() == Some(addr)
+            && let Some(view_payload::Kind::Records(page)) = &mut piece.kind
+            && let Some(record) = page.records.last_mut()
+        {
+            // The last byte before the record's own checksum.
+            let mut bytes = record.record.to_vec();
+            let at = bytes.len().saturating_sub(5);
+            bytes[at] ^= 1;
+            record.record = bytes.into();
+            state.happened.spoiled += 1;
+        }
+        piece
+    }
+
     /// A piece of a view as it arrives: chunks have a checksum of their own.
     fn piece_through_the_wire(&self, piece: v1::ViewPayload) -> Option<v1::ViewPayload> {
         if !self.is_corrupting() {
@@ -402,6 +433,7 @@ impl SimTransport {
             .travel(&self.from, addr, Some(self.life))
             .await
             .map_err(|()| lost(addr, "no answer"))?;
+        self.network.0.lock().happened.resumed += u64::from(!request.after_key.is_empty());
         let node = self
             .network
             .node(addr)
@@ -422,7 +454,7 @@ impl SimTransport {
                 (Ok(()), Err(refused)) => Err(TransportError::Refused(refused)),
                 (Ok(()), Ok(piece)) => this
                     .network
-                    .piece_through_the_wire(piece)
+                    .piece_through_the_wire(this.network.as_held_by(&addr, piece))
                     .ok_or_else(|| TransportError::Damaged { addr: addr.clone() }),
             };
             Some((piece, (pieces, this, addr)))

@@ -122,6 +122,10 @@ const GROUNDS: &[Ground] = &[
     ground("absent_for_unproven", Workload::Register, "record-damage"),
     ground("bless_by_rescan", Workload::Register, "record-damage"),
     ground("ignore_digest_mismatch", Workload::Set, "record-loss"),
+    ground("count_damaged_as_dont_have", Workload::Set, "shared-damage"),
+    ground("donate_old_view", Workload::Set, "tree-loss"),
+    crowded(ground("repair_before_applied", Workload::Set, "tree-loss,delay")),
+    ground("install_unverified_chunk", Workload::Set, "spoiled-view"),
     ground("rejoin_with_same_id", Workload::Register, "old-disk"),
     ground(
         "checkpoint_not_atomic",

@@ -21,13 +21,21 @@ pub fn page<Story>(name: &str, story: impl Fn(World) -> Story)
 where
     Story: Future<Output = anyhow::Result<()>>,
 {
+    page_of(Settings::default(), name, story);
+}
+
+/// As [`page`], on a cluster of another shape.
+pub fn page_of<Story>(settings: Settings, name: &str, story: impl Fn(World) -> Story)
+where
+    Story: Future<Output = anyhow::Result<()>>,
+{
     let seeds = match number("REELKV_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("REELKV_PAGE_SEEDS").unwrap_or(3),
     };
     for seed in seeds {
         let runtime = sim::runtime(seed).expect("a runtime");
-        let outcome = runtime.block_on(async { story(World::start(seed).await?).await });
+        let outcome = runtime.block_on(async { story(World::start(settings, seed).await?).await });
         runtime.shutdown_timeout(Duration::from_secs(5));
         if let Err(error) = outcome {
             panic!(
@@ -134,8 +142,8 @@ impl Client {
 }
 
 impl World {
-    pub async fn start(seed: u64) -> anyhow::Result<Self> {
-        let mut cluster = Cluster::new(Settings::default(), seed);
+    pub async fn start(settings: Settings, seed: u64) -> anyhow::Result<Self> {
+        let mut cluster = Cluster::new(settings, seed);
         let keyspace = cluster.start("replacement").await?;
         let client = Client {
             network: cluster.network().clone(),

@@ -73,6 +73,9 @@ pub(crate) struct Settings {
     /// Longest time between checkpoints of a tree that is written to [default: 30s]
     #[arg(long, env = "REELKV_CHECKPOINT_INTERVAL", value_name = "DURATION")]
     checkpoint_interval: Option<Text>,
+    /// Most bytes per second that a node copies to repair or fill its trees [default: 64MiB]
+    #[arg(long, env = "REELKV_REPAIR_MAX", value_name = "SIZE")]
+    repair_max: Option<Text>,
     /// How often a leader shows that it lives, in milliseconds [default: 200]
     #[arg(long, env = "REELKV_HEARTBEAT_MS", value_name = "MS")]
     heartbeat_ms: Option<Text>,
@@ -215,6 +218,7 @@ fn merge(flags: Settings, file: Settings) -> Settings {
         wal_max: flags.wal_max.or(file.wal_max),
         segment: flags.segment.or(file.segment),
         checkpoint_interval: flags.checkpoint_interval.or(file.checkpoint_interval),
+        repair_max: flags.repair_max.or(file.repair_max),
         heartbeat_ms: flags.heartbeat_ms.or(file.heartbeat_ms),
         election_timeout_ms: flags.election_timeout_ms.or(file.election_timeout_ms),
         replace_after: flags.replace_after.or(file.replace_after),

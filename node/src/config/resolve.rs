@@ -22,6 +22,8 @@ const SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 const SEGMENT_STEP_BYTES: u64 = 4 << 10;
 /// Limits of the time between checkpoints, in milliseconds.
 const CHECKPOINT_INTERVAL_MS: RangeInclusive<u64> = 1_000..=3_600_000;
+/// Limits of what repairs may copy, in bytes per second.
+const REPAIR_BYTES_PER_S: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// Limits of Raft's timers, in milliseconds.
 const HEARTBEAT_MS: RangeInclusive<u64> = 10..=10_000;
 const ELECTION_TIMEOUT_MS: RangeInclusive<u64> = 50..=100_000;
@@ -159,6 +161,13 @@ impl Settings {
                 default.wal_bytes_max,
                 size_bytes,
                 WAL_BYTES,
+            )?,
+            repair_bytes_per_s_max: number(
+                "repair-max",
+                &self.repair_max,
+                default.repair_bytes_per_s_max,
+                size_bytes,
+                REPAIR_BYTES_PER_S,
             )?,
             ..default
         })

@@ -37,6 +37,8 @@ words! {
         Record => "record",
         /// What a replica's records come to, compared with the other voters'.
         Digest => "digest",
+        /// Records that another replica sent.
+        Transfer => "transfer",
         /// Who the node is.
         Identity => "identity",
         /// The node's copy of the map.
@@ -89,6 +91,8 @@ words! {
         Rejoin => "rejoin as a new node",
         /// Keep the bad file under another name, and go on with what is whole.
         SetAside => "set aside",
+        /// Take nothing from the sender until the voters were compared.
+        Compare => "compare",
         /// Learn it again from the other nodes.
         Relearn => "relearn",
         /// Try again later.

@@ -43,6 +43,8 @@ pub struct Owner {
 pub(super) struct Loaded {
     pub owner: Owner,
     pub events: Vec<DamageEvent>,
+    /// The file's bytes; `None` when there is no file.
+    pub content: Option<Vec<u8>>,
     pub damage: Option<(Kind, String)>,
 }
 
@@ -59,7 +61,10 @@ impl Loaded {
 pub(super) fn load(disk: &dyn Disk, path: &Path, owner: Option<Owner>) -> Loaded {
     match read(disk, path) {
         Ok(None) => Loaded::default(),
-        Ok(Some(bytes)) => decode(&bytes, owner),
+        Ok(Some(bytes)) => Loaded {
+            content: Some(bytes.clone()),
+            ..decode(&bytes, owner)
+        },
         Err(Refused::TooLong(len)) => Loaded::bad(Kind::Foreign, format!("{len} bytes are no ledger")),
         Err(Refused::Io(error)) => Loaded::bad(Kind::Unreadable, error.to_string()),
     }
@@ -191,6 +196,7 @@ fn decode(bytes: &[u8], owner: Option<Owner>) -> Loaded {
     };
     Loaded {
         owner: header.map_or_else(Owner::default, |(owner, _)| owner),
+        content: None,
         events,
         damage,
     }

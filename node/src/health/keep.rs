@@ -2,7 +2,7 @@
 //!
 //! An event is written at once, and what comes in the meantime is written together. What cannot be
 //! written (a full disk) is told once, and tried again until it can: each time a new file, so no
-//! failed sync is ever repeated.
+//! failed sync is ever repeated. While the node runs, the file is read back again and again (`scrub`).
 
 use std::io;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Action, Damage, Health, Kind, Structure, file};
-use crate::disk::{SharedDisk, offload, write_file_atomically};
+use super::{Action, Damage, Health, KeptFile, Kind, Structure, file};
+use crate::disk::{SharedDisk, offload};
 
 /// Pause between two writes, so that a burst of events is a few writes.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -22,8 +22,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Where the ledger is kept.
 #[derive(Debug)]
 pub(super) struct Place {
-    disk: SharedDisk,
-    path: PathBuf,
+    file: Arc<KeptFile>,
     /// One writer at a time.
     written: tokio::sync::Mutex<Written>,
 }
@@ -38,10 +37,15 @@ struct Written {
 }
 
 impl Place {
-    pub fn new(disk: SharedDisk, path: PathBuf, is_bad: bool) -> Self {
+    /// The file as it was found.
+    pub fn new(disk: SharedDisk, path: PathBuf, loaded: &file::Loaded) -> Self {
+        let file = KeptFile::new(disk, path);
+        let is_bad = loaded.damage.is_some();
+        if let Some(content) = loaded.content.as_ref().filter(|_| !is_bad) {
+            file.found(content);
+        }
         Self {
-            disk,
-            path,
+            file: Arc::new(file),
             written: tokio::sync::Mutex::new(Written { changes: 0, is_bad }),
         }
     }
@@ -88,14 +92,15 @@ impl Health {
             }
             (file::encode(ledger.owner, ledger.events()), ledger.changes)
         };
-        let (disk, path, is_bad) = (place.disk.clone(), place.path.clone(), written.is_bad);
+        let (kept, is_bad) = (place.file.clone(), written.is_bad);
         let write = move || {
-            if is_bad && let Err(error) = file::set_aside(&*disk, &path) {
-                tracing::warn!(path = %path.display(), %error, "a bad ledger of damage is not kept");
+            if is_bad && let Err(error) = file::set_aside(&**kept.disk(), kept.path()) {
+                let path = kept.path().display();
+                tracing::warn!(%path, %error, "a bad ledger of damage is not kept");
             }
-            write_file_atomically(&*disk, &path, &bytes)
+            kept.write(&bytes)
         };
-        match offload(&*place.disk, write).await {
+        match offload(&**place.file.disk(), write).await {
             Ok(Ok(())) => {
                 *written = Written {
                     changes,
@@ -112,6 +117,22 @@ impl Health {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Compares the file with what was written; what is wrong with it is told, and so it is written again.
+    pub async fn scrub(&self) {
+        let Some(place) = &self.place else {
+            return;
+        };
+        let flaw = {
+            let _not_while_it_is_written = place.written.lock().await;
+            let kept = place.file.clone();
+            offload(&**place.file.disk(), move || kept.flaw()).await
+        };
+        // If the runtime ends, so does the scrub.
+        if let Ok(Some((kind, what))) = flaw {
+            self.repaired_at_once(Damage::of_node(Structure::Events, kind, Action::Heal, what));
         }
     }
 }

@@ -11,6 +11,7 @@
 mod damage;
 mod file;
 mod keep;
+mod kept;
 mod ledger;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 
 pub use damage::{Action, Damage, Kind, Structure};
 pub use file::Owner;
+pub(crate) use kept::KeptFile;
 pub use ledger::Repairs;
 use ledger::{Ledger, Which};
 
@@ -57,13 +59,13 @@ impl Health {
     /// `owner` is who the node is, if it knows.
     pub fn open(disk: SharedDisk, path: PathBuf, clock: SharedClock, owner: Option<Owner>) -> Arc<Self> {
         let loaded = file::load(&*disk, &path, owner);
-        let mut ledger = Ledger::carried_over(loaded.events, loaded.owner);
+        let mut ledger = Ledger::carried_over(loaded.events.clone(), loaded.owner);
         ledger.set_owner(owner.unwrap_or(loaded.owner));
         let health = Self {
             clock,
             ledger: Mutex::new(ledger),
             changed: Notify::new(),
-            place: Some(keep::Place::new(disk, path, loaded.damage.is_some())),
+            place: Some(keep::Place::new(disk, path, &loaded)),
         };
         if let Some((kind, position)) = loaded.damage {
             let damage = Damage::of_node(Structure::Events, kind, Action::SetAside, position);

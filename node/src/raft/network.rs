@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use reelkv_proto::types::ReplicaId;
 use reelkv_proto::v1::{self, raft_request, raft_response};
 
+use super::Donation;
 use super::codec::{
     RaftStoredMembership, decode_stored_membership, encode_stored_membership, entry_from_wire, entry_to_wire,
     id_from_wire, id_to_wire, invalid, vote_from_wire, vote_to_wire,
@@ -27,6 +28,7 @@ use super::transport::{SharedTransport, TransportError};
 use super::types::{PeerNode, Raft, RaftLogId, RaftVote, TypeConfig};
 use super::views::OpenViews;
 use crate::limits::VIEW_LIFE_MS_MAX;
+use crate::shard::Spans;
 use crate::wal::GroupId;
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
@@ -242,7 +244,12 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             return Err(unreachable_because("the tree is being refilled; there is nothing to send").into());
         };
         self.check_quorum(vote.leader_id.term)?;
-        let Some(view_id) = self.network.views.open(view, *control) else {
+        let donation = Donation {
+            view,
+            control: *control,
+            withheld: Spans::default(),
+        };
+        let Some(view_id) = self.network.views.open(donation) else {
             return Err(unreachable_because("too many transfers at a time").into());
         };
         let body = raft_request::Body::Snapshot(v1::SnapshotOffer {

@@ -38,6 +38,13 @@ pub enum TransportError {
     Refused(v1::Error),
 }
 
+impl TransportError {
+    /// Whether it may be otherwise the next time: what was sent did not arrive, or not whole.
+    pub fn is_of_the_way(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
 /// Pieces of a view in order; each was verified against its CRC.
 pub type ViewStream = BoxStream<'static, Result<v1::ViewPayload, TransportError>>;
 

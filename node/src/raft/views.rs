@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::Donation;
 use crate::clock::{Instant, now};
 use crate::limits::VIEW_LIFE_MS_MAX;
-use crate::shard::Control;
-use crate::storage::View;
 
 /// Most transfers of one replica at a time.
 const OPEN_MAX: usize = 8;
+/// Most of those that the receiver asked for and may resume: there must be room for what is offered.
+const RESUMABLE_MAX: usize = OPEN_MAX / 2;
+/// How long the receiver of one of these may take to come back.
+const RESUMABLE_LIFE: Duration = Duration::from_secs(60);
 
 struct OpenView {
-    view: View,
-    control: Control,
+    donation: Donation,
+    life: Duration,
     expires: Instant,
 }
 
@@ -27,32 +30,40 @@ pub struct OpenViews {
 }
 
 impl OpenViews {
-    /// Keeps a view open; `None` when too many are.
-    pub fn open(&self, view: View, control: Control) -> Option<u64> {
+    /// Keeps a view open that is being offered; `None` when too many are open.
+    pub fn open(&self, donation: Donation) -> Option<u64> {
+        self.keep(donation, OPEN_MAX, Duration::from_millis(VIEW_LIFE_MS_MAX))
+    }
+
+    /// Keeps a view open for a stream that may have to go on from the one that begins; `None` when too many
+    /// are open.
+    pub fn open_resumable(&self, donation: Donation) -> Option<u64> {
+        self.keep(donation, RESUMABLE_MAX, RESUMABLE_LIFE)
+    }
+
+    fn keep(&self, donation: Donation, open_max: usize, life: Duration) -> Option<u64> {
         let (last_id, views) = &mut *self.views.lock();
         let time = now();
         views.retain(|_, open| open.expires > time);
-        if views.len() >= OPEN_MAX {
+        if views.len() >= open_max {
             return None;
         }
         *last_id += 1;
-        views.insert(
-            *last_id,
-            OpenView {
-                view,
-                control,
-                expires: time + life(),
-            },
-        );
+        let open = OpenView {
+            donation,
+            life,
+            expires: time + life,
+        };
+        views.insert(*last_id, open);
         Some(*last_id)
     }
 
     /// A view opened earlier; `None` when it was closed or expired.
-    pub fn get(&self, id: u64) -> Option<(View, Control)> {
+    pub fn get(&self, id: u64) -> Option<Donation> {
         let (_, views) = &mut *self.views.lock();
         let open = views.get_mut(&id)?;
-        open.expires = now() + life();
-        Some((open.view.clone(), open.control.clone()))
+        open.expires = now() + open.life;
+        Some(open.donation.clone())
     }
 
     /// Lets go of a view.
@@ -64,8 +75,4 @@ impl OpenViews {
     pub fn clear(&self) {
         self.views.lock().1.clear();
     }
-}
-
-fn life() -> Duration {
-    Duration::from_millis(VIEW_LIFE_MS_MAX)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reelkv_proto::types::NodeId;
 
-use super::Clocks;
+use super::{Clocks, Rate, Senders};
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
 use crate::health::Health;
@@ -38,6 +38,8 @@ pub struct ReplicaSettings {
     /// How often the voters of a shard are compared while anything is to be proven, in milliseconds;
     /// a tenth as often while nothing has changed since.
     pub marker_interval_ms: u64,
+    /// What repairs and refills of all trees may copy together, in bytes of records per second.
+    pub repair_bytes_per_s_max: u64,
 }
 
 impl Default for ReplicaSettings {
@@ -51,6 +53,7 @@ impl Default for ReplicaSettings {
             expiry_sweep_interval_ms: 60_000,
             scrub_cycle_ms: 5_000,
             marker_interval_ms: 60_000,
+            repair_bytes_per_s_max: 64 << 20,
         }
     }
 }
@@ -75,6 +78,10 @@ pub struct ReplicaContext {
     pub transport: SharedTransport,
     /// The damage ledger.
     pub health: Arc<Health>,
+    /// What repairs may copy.
+    pub repair_rate: Rate,
+    /// Peers from whom nothing is taken for now.
+    pub senders: Senders,
     /// How replicas behave.
     pub settings: ReplicaSettings,
 }

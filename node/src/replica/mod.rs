@@ -5,7 +5,8 @@
 //! - `proposer` turns waiting requests into entries, one proposer per shard and term.
 //! - `reads` shares one ReadIndex round among all reads that were waiting when it began.
 //! - `transfer` sends and receives a view; `repair` uses it to fill another tree in the place of one that is
-//!   damaged. Until then `proven` reads from peers what this replica cannot prove.
+//!   damaged, no faster than `rate` allows, and from nobody who sent something wrong (`senders`). Until
+//!   then `proven` reads from peers what this replica cannot prove.
 //! - `maintenance` checkpoints, purges and forgets.
 //! - `time` is the shard's time by its voters' clocks; `expiry` logs it for records that are due, and
 //!   removes them.
@@ -30,11 +31,13 @@ mod membership;
 mod pace;
 mod proposer;
 mod proven;
+mod rate;
 mod reads;
 mod repair;
 #[allow(clippy::module_inception)]
 mod replica;
 mod replicas;
+mod senders;
 mod time;
 mod transfer;
 mod tree_scrub;
@@ -43,6 +46,8 @@ pub use compare::Comparison;
 pub use context::{ReplicaContext, ReplicaSettings};
 pub use divergence::{Verified, VerifiedVoter};
 pub use heal::payload_of;
+pub use rate::Rate;
 pub use replica::Replica;
 pub use replicas::{Replicas, StartOutcome};
+pub use senders::Senders;
 pub use time::Clocks;

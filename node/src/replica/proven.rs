@@ -10,6 +10,7 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::ReplicaContext;
 use super::replica::{Replica, other_voters, refilling};
+use super::senders::SenderOf;
 use super::transfer::{verified, wire_record};
 use crate::disk::offload;
 use crate::error;
@@ -116,6 +117,13 @@ impl ProvenReads {
         let applied = self.store.with_control(Control::applied);
         let mut failed = refilling(self.store.id().shard_id);
         for (replica_id, peer) in other_voters(&self.raft) {
+            if self
+                .context
+                .senders
+                .is_unproven(self.store.id().shard_id, replica_id)
+            {
+                continue; // it cannot be believed that a key is absent; the repair has it compared
+            }
             let request = v1::ReadViewRequest {
                 shard_id: self.store.id().shard_id,
                 replica_id,
@@ -160,7 +168,13 @@ impl ProvenReads {
             _ => return Err(error::internal("an answer of another kind")),
         };
         let damaged = |what: String| {
-            tracing::warn!(id = ?self.store.id(), replica_id, what, "a peer's answer cannot be believed");
+            let sender = SenderOf {
+                context: &self.context,
+                to: self.store.id(),
+                replica_id,
+                addr: &peer.addr,
+            };
+            sender.failed(&what);
             error::unavailable("a peer's answer cannot be believed")
         };
         let mut records: Vec<StoredRecord> = Vec::with_capacity(read.records.len());

@@ -10,13 +10,15 @@ use reelkv_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::ReplicaContext;
+use super::senders::SenderOf;
 use super::transfer::{Receiver, TransferError, announce, flush_if_large};
 use crate::disk::offload;
 use crate::limits::CHUNK_BYTES_TARGET;
 use crate::mutants::Mutant;
+use crate::raft::transport::TransportError;
 use crate::raft::{Doubts, Part, PeerNode, Raft, Rebuild, RebuildBegun, RebuildError, ReplicaStore, Trust};
 use crate::shard::{Control, Spans};
-use crate::storage::{Page, Tree, TreeError, View};
+use crate::storage::{Page, StoredRecord, Tree, TreeError, View};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
@@ -57,7 +59,7 @@ impl Repairer {
         let stop = self.stop.clone();
         tokio::select! {
             biased;
-            () = self.watch() => {}
+            () = async { tokio::join!(self.watch(), self.watch_senders()); } => {}
             () = stop.cancelled() => {}
         }
     }
@@ -82,6 +84,25 @@ impl Repairer {
                     wait = (wait * 2).min(RETRY_MAX);
                 }
             }
+        }
+    }
+
+    /// Has the voters compared whenever one of them sent something wrong, until it is believed again.
+    async fn watch_senders(&self) {
+        let to = self.store.id();
+        loop {
+            let unproven = self.context.senders.unproven_of(to.shard_id).await;
+            let leader = super::hint::known_leader(&self.raft).map(|(_, node)| node.addr);
+            for replica_id in unproven {
+                let sender = SenderOf {
+                    context: &self.context,
+                    to,
+                    replica_id,
+                    addr: "",
+                };
+                sender.is_proven(leader.as_slice()).await;
+            }
+            tokio::time::sleep(RETRY_MAX).await;
         }
     }
 
@@ -225,6 +246,10 @@ impl Repairer {
         if Mutant::UnprovenNotPersisted.is_on() {
             self.record_unfilled(tree).await?;
         }
+        if !receiver.sender().is_believed() {
+            let refused = crate::error::unavailable("what it sent cannot be believed");
+            return Err(TransportError::Refused(refused).into());
+        }
         let received = receiver.receive_into(tree).await?;
         Ok(Part {
             spans: missing.without(&received.withheld),
@@ -264,8 +289,12 @@ impl Repairer {
         let scan = move || view.scan_all_in(&start, &end, CHUNK_BYTES_TARGET);
         let page = offload(&*self.context.disk, scan).await;
         tokio::time::sleep(began.elapsed()).await;
-        page.map_err(|error| RepairError::Rebuild(error.into()))?
-            .map_err(RepairError::Own)
+        let page = page
+            .map_err(|error| RepairError::Rebuild(error.into()))?
+            .map_err(RepairError::Own)?;
+        let bytes: usize = page.records.iter().map(StoredRecord::encoded_len_bytes).sum();
+        self.context.repair_rate.pay(bytes as u64).await;
+        Ok(page)
     }
 
     /// Puts a tree on record that holds nothing yet (a mutant).

@@ -29,10 +29,10 @@ use crate::health::Structure;
 use crate::limits::PROPOSER_QUEUE_BYTES_MAX;
 use crate::mutants::Mutant;
 use crate::raft::{
-    Donation, LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData,
-    StateMachine, StoreParts, Trust, config, handle_message,
+    LogStore, Network, OpenViews, PeerEvents, PeerNode, Raft, ReplicaStore, SnapshotData, StateMachine,
+    StoreParts, Trust, config, handle_message,
 };
-use crate::shard::{Spans, Write, WriteResult};
+use crate::shard::{Write, WriteResult};
 use crate::storage::{Page, StoredRecord, TreeError, View};
 use crate::wal::GroupId;
 
@@ -405,6 +405,9 @@ impl Replica {
                 ..Default::default()
             },
         };
+        if !receiver.sender().is_believed() {
+            return Err(error::unavailable("what the sender sent cannot be believed"));
+        }
         let refill = receiver
             .fill()
             .await
@@ -443,20 +446,20 @@ impl Replica {
             0 => self.store.donate().ok_or_else(|| refilling(self.id.shard_id))?,
             id => {
                 let open = self.views.get(id);
-                let (view, control) = open.ok_or_else(|| error::unavailable("the view was closed"))?;
-                Donation {
-                    view,
-                    control,
-                    withheld: Spans::default(),
-                }
+                open.ok_or_else(|| error::unavailable("the view was closed"))?
             }
         };
         let applied = donation.control.applied().map_or(0, |applied| applied.index);
         if applied < request.min_index {
             return Err(error::unavailable("this replica is behind the one that asks"));
         }
-        let disk = self.context.disk.clone();
-        Ok(send_view(self.store.clone(), donation, disk, request))
+        let view_id = match request.view_id {
+            // With too many open, this one cannot be resumed.
+            0 => self.views.open_resumable(donation.clone()).unwrap_or(0),
+            id => id,
+        };
+        let (open, disk) = ((self.views.clone(), view_id), self.context.disk.clone());
+        Ok(send_view(self.store.clone(), open, donation, disk, request))
     }
 
     /// Whether this replica believes to lead its shard. A hint, never a guard.

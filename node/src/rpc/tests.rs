@@ -101,7 +101,7 @@ impl PeerHandler for Fake {
                     records,
                     ..Default::default()
                 })),
-                withheld: Vec::new(),
+                ..Default::default()
             };
             let pieces = vec![Ok(end(1)), Ok(end(2)), Err(error::integrity("tree"))];
             Ok(futures::stream::iter(pieces).boxed())

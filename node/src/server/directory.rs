@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -16,12 +17,15 @@ use reelkv_proto::v1;
 use super::node::Past;
 use super::sealed;
 use crate::disk::SharedDisk;
-use crate::health::{Action, Damage, Health, Kind, Structure};
+use crate::health::{Action, Damage, Health, KeptFile, Kind, Structure};
 
 /// The node's copy of the directory; a newer version replaces an older one.
 pub(super) struct DirectoryCopy {
-    disk: SharedDisk,
-    path: PathBuf,
+    file: Arc<KeptFile>,
+    /// The version that was found at the start; `None`: nothing that could be read, which was told.
+    found_version: Option<u64>,
+    /// The version that is on the disk for certain.
+    written_version: AtomicU64,
     current: RwLock<Arc<v1::Directory>>,
     writing: Mutex<()>,
 }
@@ -30,20 +34,23 @@ impl DirectoryCopy {
     /// What the disk has, or an empty map: a damaged copy is told, and learnt again from the others.
     pub fn open(disk: SharedDisk, path: PathBuf, health: &Health, past: Past) -> Self {
         let missing = || (Kind::Missing, "the file is missing".to_owned());
+        let mut copy = Self::fresh(disk.clone(), path.clone());
         let loaded = sealed::load(&*disk, &path).and_then(|content| match content {
             Some(content) => {
+                copy.file.found(&sealed::seal(&content));
                 v1::Directory::decode(&content[..]).map_err(|error| (Kind::Checksum, error.to_string()))
             }
             // A member has it before it has its number.
             None if past == Past::Recorded => Err(missing()),
             None => Ok(v1::Directory::default()),
         });
+        copy.found_version = loaded.as_ref().ok().map(|directory| directory.version);
         let directory = loaded.unwrap_or_else(|(kind, what)| {
             let damage = Damage::of_node(Structure::Directory, kind, Action::Relearn, what);
             health.repaired_at_once(damage);
             v1::Directory::default()
         });
-        let copy = Self::fresh(disk, path);
+        copy.written_version = AtomicU64::new(directory.version);
         *copy.current.write() = Arc::new(directory);
         copy
     }
@@ -51,11 +58,27 @@ impl DirectoryCopy {
     /// An empty map, whatever the disk has.
     pub fn fresh(disk: SharedDisk, path: PathBuf) -> Self {
         Self {
-            disk,
-            path,
+            file: Arc::new(KeptFile::new(disk, path)),
+            found_version: None,
+            written_version: AtomicU64::new(0),
             current: RwLock::default(),
             writing: Mutex::new(()),
         }
+    }
+
+    /// The file it is kept in.
+    pub fn file(&self) -> &Arc<KeptFile> {
+        &self.file
+    }
+
+    /// The version that was found at the start, if it could be read.
+    pub fn found_version(&self) -> Option<u64> {
+        self.found_version
+    }
+
+    /// The version that is on the disk for certain.
+    pub fn written_version(&self) -> u64 {
+        self.written_version.load(Ordering::Acquire)
     }
 
     /// The map as known now.
@@ -72,9 +95,10 @@ impl DirectoryCopy {
         if directory.version <= known.version && !first {
             return;
         }
-        if let Err(error) = sealed::store(&*self.disk, &self.path, &directory.encode_to_vec()) {
+        match self.file.write(&sealed::seal(&directory.encode_to_vec())) {
+            Ok(()) => self.written_version.store(directory.version, Ordering::Release),
             // The copy in memory serves; after a restart the map is learnt again.
-            tracing::warn!(%error, "the directory copy could not be written");
+            Err(error) => tracing::warn!(%error, "the directory copy could not be written"),
         }
         *self.current.write() = Arc::new(directory);
     }

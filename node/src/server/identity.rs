@@ -15,9 +15,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::disk::{Disk, read_file, write_file_atomically};
-use crate::health::Owner;
+use crate::disk::{Disk, SharedDisk, read_file, write_file_atomically};
+use crate::health::{KeptFile, Owner};
 use crate::wal;
 
 const MAGIC: &[u8; 8] = b"REELKVID";
@@ -189,6 +190,15 @@ pub(super) fn settle(
     Ok(Loaded::Known {
         identity,
         healed: true,
+    })
+}
+
+/// Both copies, as files that are compared with what they must hold.
+pub(super) fn kept(disk: &SharedDisk, dir: &Path, identity: &Identity) -> [Arc<KeptFile>; 2] {
+    paths(dir).map(|path| {
+        let file = KeptFile::new(disk.clone(), path);
+        file.found(&encode(identity));
+        Arc::new(file)
     })
 }
 

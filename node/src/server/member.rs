@@ -14,14 +14,15 @@ use tokio_util::task::TaskTracker;
 
 use super::directory::{self, DirectoryCopy};
 use super::driver::Driver;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::node::{Node, NodeOptions, OpenError, Past};
 use super::watermarks::{Showing, Watermarks};
-use super::{driver, events, lost, meta, recall, recover, watermarks};
+use super::{driver, events, file_scrub, lost, meta, recall, recover, watermarks};
 use crate::clock::{Instant, SharedClock, now};
-use crate::health::{Action, Damage, Health, Kind, Structure};
+use crate::disk::offload;
+use crate::health::{Action, Damage, Health, KeptFile, Kind, Structure};
 use crate::raft::transport::SharedTransport;
-use crate::replica::{Clocks, ReplicaContext, Replicas, StartOutcome};
+use crate::replica::{Clocks, Rate, ReplicaContext, Replicas, Senders, StartOutcome};
 use crate::storage::Storage;
 use crate::wal::{GroupId, Recovery, Wal};
 
@@ -31,6 +32,8 @@ const TASKS_MAX: Duration = Duration::from_millis(500);
 /// A member of a cluster.
 pub struct Member {
     identity: Identity,
+    /// Small files that do not change while the node is up.
+    fixed_files: Vec<(Structure, Arc<KeptFile>)>,
     pub(super) options: NodeOptions,
     pub(super) clock: SharedClock,
     pub(super) transport: SharedTransport,
@@ -96,7 +99,7 @@ impl Member {
         let watermarks = Watermarks::open(
             node.disk.clone(),
             dir.join("watermarks"),
-            cluster_id.clone(),
+            (cluster_id.clone(), identity.node_id),
             &node.health,
         );
         let watermarks = Arc::new(watermarks);
@@ -122,11 +125,14 @@ impl Member {
             wal: wal.clone(),
             transport: transport.clone(),
             health: node.health.clone(),
+            repair_rate: Rate::new(options.replicas.repair_bytes_per_s_max),
+            senders: Senders::default(),
             settings: options.replicas.clone(),
         });
         let known = recovery.groups.iter().map(|group| group.id).collect();
         let member = Arc::new(Self {
             identity,
+            fixed_files: fixed_files(node, &identity),
             options,
             clock: node.clock.clone(),
             transport,
@@ -204,6 +210,7 @@ impl Member {
             .spawn(self.replicas.clone().scrub_log(self.stop.clone()));
         self.tasks
             .spawn(self.replicas.clone().scrub_trees(self.stop.clone()));
+        self.tasks.spawn(file_scrub::run(self.clone(), self.stop.clone()));
     }
 
     /// Whether the other nodes found this one's log whole and its replicas were started.
@@ -214,7 +221,12 @@ impl Member {
     async fn start_replica(&self, id: GroupId) {
         match self.replicas.start(id).await {
             // Recovery has read all of its log, and what was missing has been fetched.
-            StartOutcome::Started => self.health.verified(id.shard_id, id.replica_id, Structure::Wal),
+            StartOutcome::Started => {
+                self.health.verified(id.shard_id, id.replica_id, Structure::Wal);
+                // Who sent something wrong is known until a restart; all is verified again after it.
+                self.health
+                    .verified(id.shard_id, id.replica_id, Structure::Transfer);
+            }
             StartOutcome::MustBeReplaced => {
                 self.lost.lock().insert(id);
             }
@@ -285,7 +297,20 @@ impl Member {
         }
         self.replicas.stop().await;
         self.watermarks.keep().await;
+        // The directory may be another node's from now on.
+        let files = self.kept_files();
+        let retire = move || files.iter().for_each(|(_, file)| file.retire());
+        // If the runtime ends, nothing writes any more.
+        let _ = offload(&**self.watermarks.file().disk(), retire).await;
         self.wal.close().await;
+    }
+
+    /// The small files that are this member's, and what each of them is.
+    pub(super) fn kept_files(&self) -> Vec<(Structure, Arc<KeptFile>)> {
+        let mut files = self.fixed_files.clone();
+        files.push((Structure::Directory, self.directory.file().clone()));
+        files.push((Structure::Watermarks, self.watermarks.file().clone()));
+        files
     }
 
     /// Addresses of the cluster's other nodes, as far as this one knows.
@@ -337,6 +362,15 @@ impl Member {
         }
         directory
     }
+}
+
+/// Who the node is, twice, and which nodes an operator declared lost.
+fn fixed_files(node: &Node, identity: &Identity) -> Vec<(Structure, Arc<KeptFile>)> {
+    let dir = &node.options.data_dir;
+    let copies = identity::kept(&node.disk, dir, identity);
+    let lost = Arc::new(recover::lost_nodes_file(&node.disk, dir));
+    let copies = copies.into_iter().map(|copy| (Structure::Identity, copy));
+    copies.chain([(Structure::Quorum, lost)]).collect()
 }
 
 /// What is wrong with the log, in the ledger's words.

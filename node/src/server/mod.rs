@@ -26,6 +26,7 @@ mod events;
 #[cfg(test)]
 mod events_test;
 mod execute;
+mod file_scrub;
 mod identity;
 mod keyspaces;
 mod lost;

@@ -376,11 +376,24 @@ impl Node {
             cluster_id,
             node_id: registered.node_id,
         };
+        let was_here = self.number_before(registered.directory.as_ref());
         self.take_number(identity, registered.directory).await?;
+        if let Some(node_id) = was_here.filter(|_| self.health.open_count() == 0) {
+            let what = format!("node {node_id} was here before, and nothing is left of it");
+            let lost = Damage::of_node(Structure::Identity, Kind::Missing, Action::Rejoin, what);
+            self.health.repaired_at_once(lost);
+        }
         for structure in [Structure::Identity, Structure::Wal] {
             self.health.repaired(0, structure);
         }
         Ok(())
+    }
+
+    /// The last number that a cluster had given to a node at this address.
+    fn number_before(&self, directory: Option<&v1::Directory>) -> Option<u64> {
+        let nodes = directory.into_iter().flat_map(|directory| &directory.nodes);
+        let here = nodes.filter(|node| node.retired && node.addr == self.options.addr);
+        here.map(|node| node.node_id).max()
     }
 
     /// Asks another node, before or after this one has joined.

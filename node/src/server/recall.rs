@@ -86,6 +86,9 @@ async fn judge(member: &Arc<Member>, found: u64) -> Verdict {
             late: now() >= grace_ends,
         };
         if let Some(verdict) = verdict(member.node_id(), found, &answers, asked) {
+            if verdict == Verdict::Whole {
+                member.compare_files(&answers);
+            }
             return verdict;
         }
         if round.is_multiple_of(ROUNDS_PER_LINE) {

@@ -27,14 +27,19 @@ pub(super) fn load(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, (Kin
     }
 }
 
+/// The bytes of a file that holds this.
+pub(super) fn seal(content: &[u8]) -> Vec<u8> {
+    let mut bytes = crc32fast::hash(content).to_be_bytes().to_vec();
+    bytes.extend_from_slice(content);
+    bytes
+}
+
 /// Replaces a file's content, durably.
 ///
 /// # Errors
 /// The disk's; the old content is then still there.
 pub(super) fn store(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut bytes = crc32fast::hash(content).to_be_bytes().to_vec();
-    bytes.extend_from_slice(content);
-    write_file_atomically(disk, path, &bytes)
+    write_file_atomically(disk, path, &seal(content))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What this node remembers of the other nodes' logs: the highest durable batch each has shown.
+//! What this node remembers of the other nodes: the highest durable batch each has shown of its log, and how
+//! new its small files were.
 //!
 //! A node's log only ever grows. One that comes back with less than it has shown is not the log it
 //! was: its disk forgot, or an old copy of its directory was put back. What it acknowledged may
@@ -8,6 +9,9 @@
 //! Every message between nodes carries its sender's last batch, so what a node acknowledges is
 //! remembered by whoever it tells, at once in memory. Once a second each node writes its memory
 //! to its disk and tells the others, so that all know what one of them was shown.
+//!
+//! The small files are the copy of the map and this memory itself. An old copy of one of them costs
+//! nothing, as the others tell it again; but it is damage, and is told as such (`Member::compare_files`).
 //!
 //! File `watermarks` (`sealed`): an encoded `WatermarksMessage`. A damaged one is told and dropped: the
 //! others tell it again.
@@ -29,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::member::Member;
 use super::sealed;
 use crate::disk::{SharedDisk, offload};
-use crate::health::{Action, Damage, Health, Kind, Structure};
+use crate::health::{Action, Damage, Health, KeptFile, Kind, Structure};
 use crate::raft::transport::{SharedTransport, Transport, TransportError, ViewStream};
 use crate::replica::Clocks;
 use crate::wal::Wal;
@@ -37,35 +41,91 @@ use crate::wal::Wal;
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The memory. Invariant: a node's batch never goes down, here or in the file.
+/// How new the small files of a node are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Versions {
+    /// Of the copy of the map.
+    pub map: u64,
+    /// Of the memory.
+    pub memory: u64,
+}
+
+impl Versions {
+    fn raise(&mut self, shown: Self) {
+        self.map = self.map.max(shown.map);
+        self.memory = self.memory.max(shown.memory);
+    }
+
+    fn of_wire(kept: &v1::KeptFiles) -> Self {
+        Self {
+            map: kept.map_version,
+            memory: kept.memory_version,
+        }
+    }
+
+    fn to_wire(self, node_id: NodeId) -> v1::KeptFiles {
+        v1::KeptFiles {
+            node_id,
+            map_version: self.map,
+            memory_version: self.memory,
+        }
+    }
+}
+
+/// The highest of what a node has shown of its small files, by these messages.
+pub(super) fn shown_of(node_id: NodeId, messages: &[v1::WatermarksMessage]) -> Versions {
+    let kept = messages.iter().flat_map(|message| &message.kept_files);
+    let mut shown = Versions::default();
+    for kept in kept.filter(|kept| kept.node_id == node_id) {
+        shown.raise(Versions::of_wire(kept));
+    }
+    shown
+}
+
+/// The memory. Invariant: a node's batch never goes down, here or in the file, nor do the versions of its
+/// files.
 pub(super) struct Watermarks {
-    disk: SharedDisk,
-    path: PathBuf,
+    file: Arc<KeptFile>,
     cluster_id: Bytes,
+    node_id: NodeId,
+    /// The version that was found at the start; 0: there was no file; `None`: a damaged one, which was told.
+    found: Option<u64>,
     known: Mutex<Known>,
 }
 
 #[derive(Default)]
 struct Known {
     batches: BTreeMap<NodeId, u64>,
+    /// Of the other nodes.
+    files: BTreeMap<NodeId, Versions>,
+    /// Of this node's own file, as it is written.
+    version: u64,
     /// Something is known that the file does not say.
     unwritten: bool,
 }
 
 impl Watermarks {
     /// What the disk has of this cluster.
-    pub fn open(disk: SharedDisk, path: PathBuf, cluster_id: Bytes, health: &Health) -> Self {
+    pub fn open(
+        disk: SharedDisk,
+        path: PathBuf,
+        (cluster_id, node_id): (Bytes, NodeId),
+        health: &Health,
+    ) -> Self {
+        let file = KeptFile::new(disk.clone(), path.clone());
         let loaded = sealed::load(&*disk, &path).and_then(|content| {
             // There is none before the first second is over.
             let Some(content) = content else {
                 return Ok(v1::WatermarksMessage::default());
             };
+            file.found(&sealed::seal(&content));
             match v1::WatermarksMessage::decode(&content[..]) {
                 Ok(stored) if stored.cluster_id == cluster_id => Ok(stored),
                 Ok(_) => Err((Kind::Foreign, "it is of another cluster".to_owned())),
                 Err(error) => Err((Kind::Checksum, error.to_string())),
             }
         });
+        let is_whole = loaded.is_ok();
         let stored = loaded.unwrap_or_else(|(kind, what)| {
             let damage = Damage::of_node(Structure::Watermarks, kind, Action::Relearn, what);
             health.repaired_at_once(damage);
@@ -73,16 +133,29 @@ impl Watermarks {
         });
         let marks = stored.watermarks.iter();
         let batches = marks.map(|mark| (mark.node_id, mark.wal_batch));
+        let is_own = |kept: &&v1::KeptFiles| kept.node_id == node_id;
+        let own = stored.kept_files.iter().find(is_own);
+        let version = own.map_or(0, |own| own.memory_version);
+        let others = stored.kept_files.iter().filter(|kept| !is_own(kept));
+        let files = others.map(|kept| (kept.node_id, Versions::of_wire(kept)));
         let known = Known {
             batches: batches.collect(),
+            files: files.collect(),
+            version,
             unwritten: false,
         };
         Self {
-            disk,
-            path,
+            file: Arc::new(file),
             cluster_id,
+            node_id,
+            found: is_whole.then_some(version),
             known: Mutex::new(known),
         }
+    }
+
+    /// The file they are kept in.
+    pub fn file(&self) -> &Arc<KeptFile> {
+        &self.file
     }
 
     /// A node has shown this batch, itself or through others. 0 is none.
@@ -98,9 +171,14 @@ impl Watermarks {
         }
     }
 
-    /// All of it, for others and for the file.
-    pub fn message(&self) -> v1::WatermarksMessage {
+    /// All of it, for others, with the version of this node's map.
+    pub fn message(&self, map: u64) -> v1::WatermarksMessage {
         let known = self.known.lock();
+        let memory = known.version;
+        self.encode(&known, Versions { map, memory })
+    }
+
+    fn encode(&self, known: &Known, own: Versions) -> v1::WatermarksMessage {
         let mark = |(node_id, wal_batch): (&NodeId, &u64)| v1::Watermark {
             node_id: *node_id,
             wal_batch: *wal_batch,
@@ -108,6 +186,12 @@ impl Watermarks {
         v1::WatermarksMessage {
             cluster_id: self.cluster_id.clone(),
             watermarks: known.batches.iter().map(mark).collect(),
+            kept_files: known
+                .files
+                .iter()
+                .map(|(node_id, versions)| versions.to_wire(*node_id))
+                .chain([own.to_wire(self.node_id)])
+                .collect(),
             ..Default::default()
         }
     }
@@ -117,22 +201,65 @@ impl Watermarks {
         for mark in &message.watermarks {
             self.note(mark.node_id, mark.wal_batch);
         }
+        let mut known = self.known.lock();
+        // It is written with the next batch: nobody's writes are to be the reason for another's.
+        for kept in message
+            .kept_files
+            .iter()
+            .filter(|kept| kept.node_id != self.node_id)
+        {
+            let versions = known.files.entry(kept.node_id).or_default();
+            versions.raise(Versions::of_wire(kept));
+        }
+    }
+
+    /// What was wrong with the file at the start, by what this node had shown of it. From now on it counts on
+    /// from there.
+    pub fn compare(&self, shown: u64) -> Option<(Kind, String)> {
+        let mut known = self.known.lock();
+        if shown > known.version {
+            known.version = shown;
+            known.unwritten = true;
+        }
+        match outdated(self.found, shown) {
+            Some(_) if self.found == Some(0) => Some((Kind::Missing, "the file is missing".to_owned())),
+            found => found,
+        }
     }
 
     /// Writes what is new. What cannot be written is tried again with the next.
     pub async fn keep(&self) {
-        if !std::mem::take(&mut self.known.lock().unwritten) {
-            return;
-        }
-        let content = self.message().encode_to_vec();
-        let (disk, path) = (self.disk.clone(), self.path.clone());
-        let write = move || sealed::store(&*disk, &path, &content);
-        let written = offload(&*self.disk, write).await;
-        if let Err(error) | Ok(Err(error)) = written {
-            self.known.lock().unwritten = true;
-            tracing::warn!(%error, "what other nodes' logs have shown could not be written");
+        let (version, content) = {
+            let mut known = self.known.lock();
+            if !std::mem::take(&mut known.unwritten) {
+                return;
+            }
+            let own = Versions {
+                map: 0,
+                memory: known.version + 1,
+            };
+            (own.memory, self.encode(&known, own).encode_to_vec())
+        };
+        let file = self.file.clone();
+        let write = move || file.write(&sealed::seal(&content));
+        let written = offload(&**self.file.disk(), write).await;
+        let mut known = self.known.lock();
+        match written {
+            // Not before it is durable: what others are shown must be there after a power cut.
+            Ok(Ok(())) => known.version = known.version.max(version),
+            Err(error) | Ok(Err(error)) => {
+                known.unwritten = true;
+                tracing::warn!(%error, "what other nodes have shown could not be written");
+            }
         }
     }
+}
+
+/// What is wrong with a file of a version when others were shown another; nothing if it was told already.
+pub(super) fn outdated(found: Option<u64>, shown: u64) -> Option<(Kind, String)> {
+    let found = found.filter(|found| *found < shown)?;
+    let what = format!("version {found}, other nodes were shown version {shown}");
+    Some((Kind::Outdated, what))
 }
 
 /// Keeps the memory on disk and tells the other nodes of it, until told to stop.
@@ -161,13 +288,33 @@ impl Member {
         addr: &str,
         timeout: Duration,
     ) -> Option<v1::WatermarksMessage> {
-        let told = peer_request::Body::Watermarks(self.watermarks.message());
+        let map_version = self.directory.written_version();
+        let told = peer_request::Body::Watermarks(self.watermarks.message(map_version));
         match self.ask(addr, told, timeout).await {
             Ok(peer_response::Body::Watermarks(answer)) => {
                 self.watermarks.learn(&answer);
                 Some(answer)
             }
             _ => None,
+        }
+    }
+
+    /// Tells of small files that are older than what this node had shown of them before it was started
+    /// again, by what the others remember.
+    pub(super) fn compare_files(&self, answers: &[v1::WatermarksMessage]) {
+        let shown = shown_of(self.node_id(), answers);
+        let found = [
+            (Structure::Watermarks, self.watermarks.compare(shown.memory)),
+            (
+                Structure::Directory,
+                outdated(self.directory.found_version(), shown.map),
+            ),
+        ];
+        for (structure, found) in found {
+            if let Some((kind, what)) = found {
+                let damage = Damage::of_node(structure, kind, Action::Relearn, what);
+                self.health.repaired_at_once(damage);
+            }
         }
     }
 }
@@ -212,7 +359,7 @@ impl Transport for Showing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{RealDisk, write_file_atomically};
+    use crate::disk::{Disk, RealDisk, write_file_atomically};
 
     impl Watermarks {
         /// The highest batch a node has shown; 0 when it is not known.
@@ -233,8 +380,8 @@ mod tests {
     /// The memory, and the kinds of damage that were told of it, all made good.
     fn opened(path: &std::path::Path, cluster: &'static [u8]) -> (Watermarks, Vec<String>) {
         let health = Health::new(Arc::new(crate::clock::SystemClock));
-        let cluster = Bytes::from_static(cluster);
-        let watermarks = Watermarks::open(Arc::new(RealDisk), path.to_owned(), cluster, &health);
+        let own = (Bytes::from_static(cluster), 9);
+        let watermarks = Watermarks::open(Arc::new(RealDisk), path.to_owned(), own, &health);
         assert_eq!(health.open_count(), 0, "{:?}", health.events());
         let told = health.events().into_iter().map(|event| event.kind);
         (watermarks, told.collect())
@@ -254,10 +401,61 @@ mod tests {
 
         let again = open(&path, b"cluster");
         assert_eq!([1, 2].map(|node| again.of(node)), [7, 5]);
-        again.learn(&watermarks.message());
+        again.learn(&watermarks.message(0));
         assert_eq!([1, 2].map(|node| again.of(node)), [7, 6]);
         again.keep().await;
         assert_eq!(open(&path, b"cluster").of(2), 6);
+    }
+
+    #[tokio::test]
+    async fn an_old_copy_of_the_file_and_a_lost_one_are_known_by_what_others_were_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watermarks");
+        let watermarks = open(&path, b"cluster");
+        let mut copies = Vec::new();
+        for batch in 1..=3 {
+            watermarks.note(1, batch);
+            watermarks.keep().await;
+            copies.push(crate::disk::read_file(&RealDisk, &path).unwrap());
+        }
+        let shown = shown_of(9, &[watermarks.message(5), open(&path, b"cluster").message(4)]);
+        assert_eq!(shown, Versions { map: 5, memory: 3 });
+        let kind = |watermarks: &Watermarks| watermarks.compare(shown.memory).map(|(kind, _)| kind);
+        assert_eq!(kind(&open(&path, b"cluster")), None);
+        write_file_atomically(&RealDisk, &path, &copies[0]).unwrap();
+        let old = open(&path, b"cluster");
+        assert_eq!(kind(&old), Some(Kind::Outdated));
+        old.keep().await;
+        assert_eq!(kind(&open(&path, b"cluster")), None, "it counts on from there");
+        RealDisk.remove_file(&path).unwrap();
+        assert_eq!(kind(&open(&path, b"cluster")), Some(Kind::Missing));
+        write_file_atomically(&RealDisk, &path, b"junk").unwrap();
+        assert_eq!(kind(&open(&path, b"cluster")), None, "it was told as damaged");
+    }
+
+    #[tokio::test]
+    async fn what_others_write_is_no_reason_to_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watermarks");
+        let watermarks = open(&path, b"cluster");
+        let versions = Versions { map: 2, memory: 8 };
+        let told = v1::WatermarksMessage {
+            kept_files: vec![versions.to_wire(1), versions.to_wire(9)],
+            ..Default::default()
+        };
+        watermarks.learn(&told);
+        watermarks.keep().await;
+        assert!(!path.exists());
+        let message = watermarks.message(0);
+        assert_eq!(shown_of(1, std::slice::from_ref(&message)), versions);
+        assert_eq!(
+            shown_of(9, &[message]),
+            Versions::default(),
+            "its own it knows best"
+        );
+        watermarks.note(1, 1);
+        watermarks.keep().await;
+        assert_eq!(shown_of(1, &[open(&path, b"cluster").message(0)]), versions);
     }
 
     #[tokio::test]

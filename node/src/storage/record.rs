@@ -98,6 +98,18 @@ impl StoredRecord {
     /// `Damaged` when any byte differs from what was written or the key is another;
     /// `Unsupported` when a later release wrote it.
     pub fn decode(expected_key: &[u8], row: &Bytes) -> Result<Self, TreeError> {
+        Self::parse(expected_key, row, !Mutant::SkipCrcOnRead.is_on())
+    }
+
+    /// Reads a record that a peer sent.
+    ///
+    /// # Errors
+    /// As [`StoredRecord::decode`].
+    pub fn received(expected_key: &[u8], row: &Bytes) -> Result<Self, TreeError> {
+        Self::parse(expected_key, row, !Mutant::InstallUnverifiedChunk.is_on())
+    }
+
+    fn parse(expected_key: &[u8], row: &Bytes, verified: bool) -> Result<Self, TreeError> {
         let damaged = |problem: &str| {
             let position = format!("key {}: {problem}", expected_key.escape_ascii());
             Err(TreeError::damaged("record", position))
@@ -106,7 +118,6 @@ impl StoredRecord {
             return damaged("too short");
         }
         let (body, crc) = row.split_at(row.len() - CRC_BYTES);
-        let verified = !Mutant::SkipCrcOnRead.is_on();
         if verified && crc32fast::hash(body) != read_u32(crc, 0) {
             return damaged("checksum mismatch");
         }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::damage;
 use super::monitor::{Monitor, Seen};
 use super::nodes::{NODES, Nodes};
 use super::report::{Fault, FaultKind};
+use super::{DemoArgs, Sabotage, damage, flips};
 use crate::clock::{Clock, SystemClock, now};
 
 /// The load runs undisturbed this long before the first fault.
@@ -23,20 +23,30 @@ const WHOLE_PATIENCE: Duration = Duration::from_secs(30);
 /// Tells what happens.
 pub(super) type Tell<'screen> = &'screen (dyn Fn(String) + Sync);
 
-/// Kills one node and damages its store, then kills another.
+/// Kills one node and damages its store, then kills another and damages the third while it runs.
 pub(super) async fn inflict(
     nodes: &mut Nodes,
     monitor: &Monitor,
-    seed: u64,
+    args: &DemoArgs,
     tell: Tell<'_>,
 ) -> anyhow::Result<Vec<Fault>> {
+    let seed = args.seed;
     tokio::time::sleep(CALM).await;
     let victim = (seed % NODES as u64) as usize;
     await_tables(nodes, victim, tell).await?;
     let mut faults = kill_and_damage(nodes, monitor, victim, seed, tell).await?;
     tokio::time::sleep(CALM).await;
     let busiest = busiest_other(&monitor.seen(), victim);
-    faults.push(kill(nodes, monitor, busiest, tell).await?);
+    let third = (0..NODES).find(|node| ![victim, busiest].contains(node));
+    let mut outage = Outage::begin(nodes, busiest, tell).await?;
+    outage.notice(monitor, tell).await;
+    if let Some(third) = third {
+        let only_said = args.sabotage == Some(Sabotage::PretendDamage);
+        faults.extend(flips::inflict(nodes, monitor, third, seed, only_said, tell).await?);
+    }
+    outage.end(nodes, tell)?;
+    outage.await_whole(monitor, tell).await;
+    faults.push(outage.fault);
     Ok(faults)
 }
 
@@ -77,15 +87,6 @@ async fn await_tables(nodes: &Nodes, at: usize, tell: Tell<'_>) -> anyhow::Resul
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-}
-
-/// Kills a node and starts it again.
-async fn kill(nodes: &mut Nodes, monitor: &Monitor, at: usize, tell: Tell<'_>) -> anyhow::Result<Fault> {
-    let mut outage = Outage::begin(nodes, at, tell).await?;
-    outage.notice(monitor, tell).await;
-    outage.end(nodes, tell)?;
-    outage.await_whole(monitor, tell).await;
-    Ok(outage.fault)
 }
 
 /// Kills a node, overwrites bytes of its tables, and starts it again.

@@ -1,8 +1,9 @@
 //! `reelkv demo`: the main job, on three nodes it starts itself.
 //!
 //! A DVD-rental business runs on three `node start` child processes while one of them is killed
-//! and bytes of its store are overwritten, and then another is killed. In the end every
-//! acknowledged write is read again from every replica.
+//! and bytes of its store are overwritten, and then another is killed and, meanwhile, bytes are flipped in
+//! the store and in the log of the third, which runs. In the end every acknowledged write is read again
+//! from every replica.
 //!
 //! # How a wrong answer is told
 //!
@@ -21,7 +22,7 @@
 //!
 //! Pure: `data`, `ledger`, `counter`, `stall`, `report`, the choice of places in `damage`.
 //! At the edge: `nodes` (processes), `business` and `workers` (requests), `monitor` (what the
-//! cluster says of itself), `faults` (the script), `verify` (the end), `draw`.
+//! cluster says of itself), `faults` (the script) and `flips`, `verify` (the end), `draw`.
 
 mod business;
 mod counter;
@@ -31,6 +32,7 @@ mod draw;
 #[cfg(test)]
 mod falsified_test;
 mod faults;
+mod flips;
 mod ledger;
 mod monitor;
 mod nodes;
@@ -85,6 +87,8 @@ pub enum Sabotage {
     LoseAck,
     /// One replica is shown to the verifier with an overwritten value in place of the last
     StaleReplica,
+    /// Bytes are said to be flipped in the running node, and are not
+    PretendDamage,
 }
 
 /// Exit status for an order that cannot be carried out as given.

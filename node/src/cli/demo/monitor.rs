@@ -45,11 +45,25 @@ impl Seen {
     /// The damage a node has found in the tree of a shard since a moment (milliseconds since
     /// 1970): when it was detected, and when all of it was repaired.
     pub fn damage(&self, node: usize, shard_id: u64, since_ms: u64) -> Option<(u64, Option<u64>)> {
+        self.found(node, since_ms, |event| {
+            event.structure == "tree" && event.shard_id == shard_id
+        })
+    }
+
+    /// As [`Seen::damage`], of the node's log.
+    pub fn log_damage(&self, node: usize, since_ms: u64) -> Option<(u64, Option<u64>)> {
+        self.found(node, since_ms, |event| event.structure == "wal")
+    }
+
+    fn found(
+        &self,
+        node: usize,
+        since_ms: u64,
+        is_wanted: impl Fn(&v1::DamageEvent) -> bool,
+    ) -> Option<(u64, Option<u64>)> {
         let events = self.nodes[node].iter().flat_map(|status| &status.damage);
-        let of_shard = |event: &&v1::DamageEvent| {
-            event.structure == "tree" && event.shard_id == shard_id && event.detected_at_ms >= since_ms
-        };
-        let events: Vec<_> = events.filter(of_shard).collect();
+        let wanted = events.filter(|event| event.detected_at_ms >= since_ms && is_wanted(event));
+        let events: Vec<_> = wanted.collect();
         let detected = events.iter().map(|event| event.detected_at_ms).min()?;
         let open = events.iter().any(|event| event.repaired_at_ms == 0);
         let repaired = events.iter().map(|event| event.repaired_at_ms).max();

@@ -146,6 +146,11 @@ impl NodeProcess {
         Ok(pid)
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     fn last_words(&self) -> String {
         let log = crate::disk::read_file(&RealDisk, &self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);

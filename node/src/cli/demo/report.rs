@@ -47,6 +47,8 @@ pub(super) enum FaultKind {
     Kill,
     /// Bytes of a store were overwritten. Detected and repaired: as the node itself dates it.
     Overwrite,
+    /// Bytes of a store, or of the log, were flipped while the node ran. Detected and repaired: as before.
+    Flip,
 }
 
 /// One fault.
@@ -73,6 +75,13 @@ pub(super) struct Fault {
     /// When it was done, milliseconds since 1970.
     #[serde(skip)]
     pub at_ms: u64,
+}
+
+impl Fault {
+    /// Whether it is in a node's log.
+    pub fn is_in_log(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.starts_with("wal/"))
+    }
 }
 
 impl Report {
@@ -116,6 +125,12 @@ impl Report {
                 failures.push(format!("no fault of kind {kind:?} was made"));
             }
         }
+        for (in_log, place) in [(false, "store"), (true, "log")] {
+            let is_one = |fault: &Fault| fault.kind == FaultKind::Flip && fault.is_in_log() == in_log;
+            if !self.faults.iter().any(is_one) {
+                failures.push(format!("nothing was flipped in a running node's {place}"));
+            }
+        }
         self.failures.extend(failures);
         self.verdict = if self.failures.is_empty() {
             Verdict::Pass
@@ -143,6 +158,10 @@ impl Report {
                     fault.bytes.unwrap_or(0),
                     fault.offset.unwrap_or(0)
                 ),
+                (FaultKind::Flip, Some(file)) => format!(
+                    "{} bytes of {file} flipped while it ran",
+                    fault.bytes.unwrap_or(0)
+                ),
                 _ => format!("process {} killed", fault.pid),
             };
             let (detected, repaired) = (or_never(fault.detected_ms), or_never(fault.repaired_ms));
@@ -168,7 +187,7 @@ mod tests {
             kind,
             node: "n1".to_owned(),
             pid: 42,
-            file: (kind == FaultKind::Overwrite).then(|| "trees/s2-r1-g1/tables/3".to_owned()),
+            file: (kind != FaultKind::Kill).then(|| "trees/s2-r1-g1/tables/3".to_owned()),
             offset: Some(4_096),
             bytes: Some(4_096),
             detected_ms: Some(10),
@@ -183,7 +202,15 @@ mod tests {
             acknowledged_writes: 10,
             longest_stall_ms: STALL_MS_MAX,
             digests_equal: true,
-            faults: vec![fault(FaultKind::Kill), fault(FaultKind::Overwrite)],
+            faults: vec![
+                fault(FaultKind::Kill),
+                fault(FaultKind::Overwrite),
+                fault(FaultKind::Flip),
+                Fault {
+                    file: Some("wal/00000003.wal".to_owned()),
+                    ..fault(FaultKind::Flip)
+                },
+            ],
             ..Report::default()
         }
     }
@@ -198,7 +225,7 @@ mod tests {
     #[test]
     fn each_single_thing_that_is_wrong_fails_and_is_named() {
         type Change = fn(&mut Report);
-        let wrong: [(&str, Change); 10] = [
+        let wrong: [(&str, Change); 12] = [
             ("1 acknowledged writes lost", |report| report.lost_writes = 1),
             ("1 wrong reads", |report| report.wrong_reads = 1),
             ("1 failed requests", |report| report.failed_requests = 1),
@@ -207,7 +234,11 @@ mod tests {
             ("digests differ", |report| report.digests_equal = false),
             ("not reported", |report| report.faults[1].detected_ms = None),
             ("not repaired", |report| report.faults[0].repaired_ms = None),
-            ("no fault of kind Overwrite", |report| report.faults.truncate(1)),
+            ("no fault of kind Overwrite", |report| {
+                drop(report.faults.remove(1))
+            }),
+            ("running node's store", |report| drop(report.faults.remove(2))),
+            ("running node's log", |report| report.faults.truncate(3)),
             ("kept", |report| report.failures.push("kept".to_owned())),
         ];
         for (named, change) in wrong {

@@ -92,7 +92,7 @@ async fn disturb(
         .collect();
     let opened = now();
     let load = Load::start(business, args.workers as usize, args.seed, &probed);
-    let inflicted = faults::inflict(nodes, monitor, args.seed, &|what| show.event(what)).await;
+    let inflicted = faults::inflict(nodes, monitor, args, &|what| show.event(what)).await;
     let mut report = Report {
         seed: args.seed,
         ..Report::default()
@@ -149,7 +149,7 @@ async fn verify_all(args: &DemoArgs, client: &Client, business: &Business, repor
     match args.sabotage {
         Some(Sabotage::LoseAck) => verify::invent_a_write(business),
         Some(Sabotage::StaleReplica) => swapped = verify::previous_value(business),
-        None => {}
+        Some(Sabotage::PretendDamage) | None => {}
     }
     let admin = client.admin();
     let directory = match admin.directory().await {

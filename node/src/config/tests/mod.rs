@@ -130,6 +130,7 @@ fn a_file_gives_all_settings_and_a_flag_still_wins() {
         segment = "64KiB"
         wal-max = "2MB"
         checkpoint-interval = "5m"
+        repair-max = "8MiB"
         heartbeat-ms = 100
         election-timeout-ms = "500"
         replace-after = "500m"
@@ -153,6 +154,7 @@ fn a_file_gives_all_settings_and_a_flag_still_wins() {
         (64 << 10, 2_000_000)
     );
     assert_eq!(options.replicas.checkpoint_interval_ms, 300_000);
+    assert_eq!(options.replicas.repair_bytes_per_s_max, 8 << 20);
     let times = options.replicas.times;
     assert_eq!(
         (times.heartbeat_interval_ms, times.election_timeout_min_ms),

@@ -75,6 +75,8 @@ fn every_refused_value_is_answered_with_its_flag_and_the_reason() {
         ("--wal-max=31MiB", "--wal-max: 31MiB does not hold two segments of 16MiB (--segment)"),
         ("--segment=4KiB", "--segment: 4KiB is not between 64KiB and 1GiB"),
         ("--segment=100KB", "--segment: 100000 bytes is not a multiple of 4KiB"),
+        ("--repair-max=fast", "--repair-max: \"fast\" is not a size"),
+        ("--repair-max=1KiB", "--repair-max: 1KiB is not between 1MiB and 1TiB"),
         ("--checkpoint-interval=30", "--checkpoint-interval: \"30\" is not a duration"),
         ("--checkpoint-interval=10ms", "--checkpoint-interval: 10ms is not between 1s and 1h"),
         ("--replace-after=8d", "--replace-after: 8d is not between 1s and 7d"),

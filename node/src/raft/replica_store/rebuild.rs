@@ -17,6 +17,7 @@ use reelkv_proto::types::Version;
 use reelkv_proto::v1;
 
 use super::ReplicaStore;
+use crate::mutants::Mutant;
 use crate::raft::Doubts;
 use crate::shard::{Applied, Command, Control, LogId, Spans};
 use crate::storage::{StoredRecord, Tree, TreeError};
@@ -216,6 +217,12 @@ impl ReplicaStore {
         let mut applied = self.watch_applied();
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied.index >= last_part));
         reached.await.map_err(io::Error::other)?;
+        if Mutant::RepairBeforeApplied.is_on() {
+            rebuild.control = self.with_control(Control::clone);
+            let last_version = rebuild.control.last_version();
+            rebuild.tree.begin_entry(last_version);
+            rebuild.tree.publish(last_version.max(rebuild.tree.visible()));
+        }
         while self.lag(&rebuild) > LAG_MAX {
             self.feed(&mut rebuild).await?;
         }

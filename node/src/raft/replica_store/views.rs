@@ -4,10 +4,12 @@ use reelkv_proto::types::KeyRange;
 use tokio::sync::oneshot;
 
 use super::{ReplicaStore, State, Trust};
+use crate::mutants::Mutant;
 use crate::shard::{Control, Spans};
 use crate::storage::{Tree, View};
 
 /// What a replica can give to another: a view, and what of it is not proven here.
+#[derive(Clone)]
 pub struct Donation {
     /// The records.
     pub view: View,
@@ -75,7 +77,7 @@ impl ReplicaStore {
         let state = self.state.lock();
         let tree = state.tree.as_ref()?;
         (state.trust() != Trust::Suspect).then(|| Donation {
-            view: tree.view(),
+            view: donated_view(tree),
             control: state.control.clone(),
             withheld: state.unproven.clone(),
         })
@@ -100,4 +102,16 @@ impl ReplicaStore {
     pub fn tree(&self) -> Option<Tree> {
         self.state.lock().tree.clone()
     }
+}
+
+/// The newest view, or (a mutant) one that is a little older.
+fn donated_view(tree: &Tree) -> View {
+    let newest = tree.view();
+    let is_on = Mutant::DonateOldView.is_on();
+    let older = [64, 16, 4, 1].into_iter().filter(|_| is_on);
+    let older = older.map(|by| newest.version().saturating_sub(by));
+    older
+        .filter_map(|version| tree.view_at(version).ok())
+        .next()
+        .unwrap_or(newest)
 }

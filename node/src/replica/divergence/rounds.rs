@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reelkv_proto::types::{KeyRange, ReplicaId, Version};
-use reelkv_proto::v1::{self, peer_request};
+use reelkv_proto::v1;
 
 use super::Compared;
 use super::judge::{Decided, Said};
@@ -18,6 +18,7 @@ use crate::clock::{Instant, now};
 use crate::error;
 use crate::health::Structure;
 use crate::raft::Trust;
+use crate::replica::senders::verify_at;
 use crate::replica::{Replica, hint};
 use crate::shard::{Control, Write, WriteKind};
 
@@ -28,8 +29,6 @@ const WALK_SHARE: u32 = 20;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the comparison at one marker may take.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the leader may take to compare what another replica got from its peers.
-const VERIFY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a walk found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,20 +178,7 @@ async fn ask_to_verify(replica: &Replica) -> Result<(), v1::Error> {
         }
         let leader = hint::known_leader(replica.raft());
         let (_, leader) = leader.ok_or_else(|| error::unavailable("no leader is known"))?;
-        let request = v1::PeerRequest {
-            cluster_id: replica.context().cluster_id.clone(),
-            from_node_id: replica.context().node_id,
-            body: Some(peer_request::Body::VerifyShard(v1::VerifyShardRequest {
-                shard_id: replica.id().shard_id,
-                start_key: range.start,
-                end_key: range.end,
-                at_leisure: true,
-            })),
-            ..Default::default()
-        };
-        let transport = &replica.context().transport;
-        let asked = transport.call(&leader.addr, request, VERIFY_TIMEOUT).await;
-        asked.map_err(|failed| error::unavailable(failed.to_string()))?;
+        verify_at(replica.context(), &leader.addr, replica.id().shard_id, range).await?;
     }
     Ok(())
 }

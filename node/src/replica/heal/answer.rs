@@ -4,6 +4,7 @@ use bytes::Bytes;
 use reelkv_proto::v1::{self, PayloadState};
 
 use super::voters::is_voter;
+use crate::mutants::Mutant;
 use crate::shard::LogId;
 use crate::wal::{Wal, WalGroup};
 
@@ -54,7 +55,9 @@ async fn look(group: &WalGroup, log_id: LogId) -> (PayloadState, Bytes) {
     // Purged in between, or unreadable.
     let faulty = group.faulty_in(log_id.index..log_id.index + 1);
     match faulty.first() {
-        Some(faulty) if faulty.perhaps_torn => nothing(PayloadState::Torn),
+        Some(faulty) if faulty.perhaps_torn || Mutant::CountDamagedAsDontHave.is_on() => {
+            nothing(PayloadState::Torn)
+        }
         _ => nothing(PayloadState::Damaged),
     }
 }

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReplicaContext;
 use crate::health::Structure;
+use crate::mutants::Mutant;
 use crate::raft::ReplicaStore;
 use crate::wal::{FaultyEntry, WalGroup};
 pub use answer::payload_of;
@@ -139,7 +140,8 @@ impl Healer<'_> {
         }
         // Asked again after all had answered: at that moment none of them had it, and nobody could
         // send it to one that had answered before.
-        let nobody = faulty.perhaps_torn && is_unanimous(&asked);
+        let may_be_cut = faulty.perhaps_torn || Mutant::CountDamagedAsDontHave.is_on();
+        let nobody = may_be_cut && is_unanimous(&asked);
         match nobody && is_unanimous(&self.ask(faulty).await?) {
             true => self.cut(faulty, "it is torn, and no voter has it").await,
             false => Ok(Round::Wait),

@@ -40,7 +40,7 @@ impl Healer<'_> {
         let may_have =
             |answer: &&Answer| matches!(answer.state, PayloadState::Purged | PayloadState::Damaged);
         for answer in asked.answers.iter().filter(may_have) {
-            match self.take_view_of(faulty, answer).await {
+            match self.take_view_of(faulty, answer, asked).await {
                 Ok(reached) => {
                     let id = self.group.id();
                     tracing::info!(%id, entry = %faulty.log_id, addr = answer.addr, %reached, "a peer's view stands for a damaged entry");
@@ -58,7 +58,7 @@ impl Healer<'_> {
     /// In an order in which a power cut at any place leaves what the next start goes on from: a vote of the
     /// view's term first, then nothing in the log that contradicts the view, then the view on record,
     /// then the log purged to it.
-    async fn take_view_of(&self, faulty: FaultyEntry, answer: &Answer) -> io::Result<LogId> {
+    async fn take_view_of(&self, faulty: FaultyEntry, answer: &Answer, asked: &Asked) -> io::Result<LogId> {
         let store = self.store().await?;
         let applied = store.with_control(|control| control.applied());
         let least = [applied, self.group.purged()].into_iter().flatten();
@@ -75,6 +75,10 @@ impl Healer<'_> {
                 ..Default::default()
             },
         };
+        let may_lead: Vec<String> = asked.answers.iter().map(|answer| answer.addr.clone()).collect();
+        if !receiver.sender().is_proven(&may_lead).await {
+            return Err(io::Error::other("what it sent cannot be believed"));
+        }
         let refill = receiver.fill().await.map_err(io::Error::other)?;
         let reached = refill.control.applied();
         let reached = reached.ok_or_else(|| io::Error::other("the view of an unborn shard"))?;

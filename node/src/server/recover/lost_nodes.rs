@@ -11,8 +11,8 @@ use std::path::Path;
 use reelkv_proto::types::NodeId;
 
 use super::super::sealed;
-use crate::disk::Disk;
-use crate::health::Kind;
+use crate::disk::{Disk, SharedDisk, read_file};
+use crate::health::{KeptFile, Kind};
 
 pub(in super::super) const FILE: &str = "recovered";
 
@@ -27,6 +27,17 @@ pub(in super::super) fn load(disk: &dyn Disk, dir: &Path) -> Result<BTreeSet<Nod
         true => Ok(numbers.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()),
         false => Err((Kind::Truncated, format!("{} bytes are no list", content.len()))),
     }
+}
+
+/// The file, to be compared with what it must hold; of none, or a bad one, nothing is known.
+pub(in super::super) fn kept(disk: &SharedDisk, dir: &Path) -> KeptFile {
+    let file = KeptFile::new(disk.clone(), dir.join(FILE));
+    if load(&**disk, dir).is_ok_and(|lost| !lost.is_empty())
+        && let Ok(bytes) = read_file(&**disk, file.path())
+    {
+        file.found(&bytes);
+    }
+    file
 }
 
 /// Adds to them, durably.

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use reelkv_proto::types::ShardId;
 use tokio::sync::oneshot;
 
-pub(super) use lost_nodes::{FILE as LOST_NODES_FILE, load as lost_nodes};
+pub(super) use lost_nodes::{FILE as LOST_NODES_FILE, kept as lost_nodes_file, load as lost_nodes};
 pub use report::{Report, VoterReport, VoterState};
 
 use self::entries::SKIPPED_VERSIONS;
