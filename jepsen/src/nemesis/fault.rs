@@ -93,10 +93,10 @@ pub enum Fault {
     TreeLoss,
     /// A tree is lost, and the power again and again while it is being refilled.
     CrashInRepair,
-    /// A tree is lost while the node is off, and one of the others sends wrong records for a new one.
+    /// All trees are lost while the node is off, and one of the others sends wrong records for new ones.
     SpoiledView,
-    /// The last entries that two of three nodes have are damaged on both while they are off; on one of them,
-    /// the damage goes away again.
+    /// Late entries that all nodes but one have are damaged on all of these while they are off; on one of
+    /// them, the damage goes away again.
     SharedDamage,
     /// A tree is emptied while the node is off, and opens all the same.
     TreeEmptied,
@@ -205,11 +205,11 @@ impl Fault {
             ),
             Self::SpoiledView => (
                 "spoiled-view",
-                "a tree is lost, and one peer sends wrong records for it",
+                "a node's trees are lost, and one peer sends wrong records for new ones",
             ),
             Self::SharedDamage => (
                 "shared-damage",
-                "the last entries of two nodes are damaged on both; one gets well again",
+                "entries that one node lacks are bad on all others; one gets well again",
             ),
             Self::TreeEmptied => ("tree-emptied", "one of a node's trees is emptied while it is off"),
             Self::Wipe => ("wipe", "a node's disk is replaced by an empty one"),

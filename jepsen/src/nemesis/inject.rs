@@ -228,7 +228,12 @@ impl Active {
                 let marker = cluster.entry_marker();
                 self.took_effect = flip_after(cluster.disk(victim), &marker, rng);
             }
-            Fault::TreeLoss | Fault::CrashInRepair | Fault::SpoiledView | Fault::TreeEmptied => {
+            Fault::SpoiledView => {
+                let device = cluster.device(victim);
+                let lost = device.trees().into_iter().filter(|tree| device.lose(*tree));
+                self.took_effect = lost.count() > 0;
+            }
+            Fault::TreeLoss | Fault::CrashInRepair | Fault::TreeEmptied => {
                 let device = cluster.device(victim);
                 let trees = device.trees();
                 let at = rng.random_range(0..trees.len().max(1));

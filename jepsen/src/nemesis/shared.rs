@@ -1,7 +1,7 @@
 //! Damage to the same entries on both nodes that have them. Whoever takes what is damaged for what was never
 //! there loses what was acknowledged.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,13 +11,15 @@ use reelkv::disk::sim::SimDisk;
 use crate::sim::Cluster;
 
 /// How long one node hears nothing of what the others write.
-const APART: Duration = Duration::from_millis(1_500);
+const APART: Duration = Duration::from_millis(800);
 /// How long the nodes run with the damage: they must wait.
-const DAMAGED: Duration = Duration::from_secs(4);
+const DAMAGED: Duration = Duration::from_secs(2);
 /// Bytes of an entry behind its marker that tell it from others.
 const TELLING_BYTES: usize = 24;
 /// Most entries that are damaged.
 const ENTRIES_MAX: usize = 4;
+/// How a batch of the log begins; its number and the mark up to which all was synced follow, 8 bytes each.
+const BATCH_MAGIC: &[u8] = b"RKVBATCH";
 
 /// A bit of a log.
 type Place = (PathBuf, usize);
@@ -40,20 +42,25 @@ impl SharedDamage {
         }
         cluster.network().join();
         let marker = cluster.entry_marker();
-        let lacking = entries(cluster.disk(apart), &marker);
-        let mut damaged = Vec::new();
-        for node in nodes.iter().filter(|node| **node != apart) {
-            let disk = cluster.disk(*node);
-            let places = last_of_others(disk, &marker, &lacking);
-            if places.iter().all(|(path, at)| disk.corrupt(path, *at, 0x10)) {
-                damaged.push(Self { node: *node, places });
+        let lacking = told_apart(cluster.disk(apart), &marker);
+        let others: Vec<usize> = nodes.iter().copied().filter(|node| *node != apart).collect();
+        let logs: Vec<_> = others
+            .iter()
+            .map(|node| synced(cluster.disk(*node), &marker))
+            .collect();
+        let chosen = chosen(&lacking, &logs);
+        let mut damage = None;
+        for (node, log) in others.into_iter().zip(&logs) {
+            let places: Vec<Place> = chosen.iter().flat_map(|entry| log[*entry].clone()).collect();
+            for (path, at) in &places {
+                cluster.disk(node).corrupt(path, *at, 0x10);
             }
+            damage = Some(Self { node, places });
         }
         for node in nodes {
             cluster.start_node(node).await?;
         }
-        let all = damaged.iter().all(|damage| !damage.places.is_empty());
-        Ok(damaged.pop().filter(|_| all))
+        Ok(damage.filter(|damage| !damage.places.is_empty()))
     }
 
     /// Takes the damage back on one node.
@@ -68,33 +75,66 @@ impl SharedDamage {
     }
 }
 
-/// What tells the entries of a log from one another, each with the place of a byte in it.
-fn told_apart(disk: &SimDisk, marker: &[u8]) -> Vec<(Vec<u8>, Place)> {
-    let mut entries = Vec::new();
-    for (path, bytes) in disk.contents() {
-        if path.extension().is_none_or(|extension| extension != "wal") {
-            continue;
+/// Entries of a log by what tells them from one another, and where each of them lies.
+type Entries = BTreeMap<Vec<u8>, Vec<Place>>;
+
+fn told_apart(disk: &SimDisk, marker: &[u8]) -> Entries {
+    let mut entries = Entries::new();
+    for (path, bytes) in segments(disk) {
+        for at in found(&bytes, marker) {
+            let Some(telling) = bytes.get(at..at + marker.len() + TELLING_BYTES) else {
+                continue;
+            };
+            let place = (path.clone(), at + marker.len());
+            entries.entry(telling.to_vec()).or_default().push(place);
         }
-        let found = bytes
-            .windows(marker.len() + TELLING_BYTES)
-            .enumerate()
-            .filter(|(_, window)| window.starts_with(marker));
-        entries.extend(found.map(|(at, window)| (window.to_vec(), (path.clone(), at + marker.len()))));
     }
     entries
 }
 
-fn entries(disk: &SimDisk, marker: &[u8]) -> BTreeSet<Vec<u8>> {
-    told_apart(disk, marker)
-        .into_iter()
-        .map(|(entry, _)| entry)
-        .collect()
+/// The same, without what lies behind the mark up to which the log was synced: what is bad there may be
+/// torn, and was never acknowledged then.
+fn synced(disk: &SimDisk, marker: &[u8]) -> Entries {
+    let mut entries = told_apart(disk, marker);
+    let segments: BTreeMap<PathBuf, Vec<u8>> = segments(disk).collect();
+    let number = |bytes: &[u8], at: usize| {
+        let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
+        field.map_or(0, u64::from_le_bytes)
+    };
+    let all = segments.values();
+    let marks = all.flat_map(|bytes| found(bytes, BATCH_MAGIC).map(|at| number(bytes, at + 16)));
+    let mark = marks.max().unwrap_or(0);
+    let batch_of = |(path, place): &Place| {
+        let bytes = segments.get(path).map_or(&[][..], Vec::as_slice);
+        let begin = found(bytes, BATCH_MAGIC).take_while(|at| at < place).last();
+        begin.map_or(u64::MAX, |at| number(bytes, at + 8))
+    };
+    entries.retain(|_, places| places.iter().all(|place| batch_of(place) <= mark));
+    entries
 }
 
-/// Places in the last entries of a log that another lacks.
-fn last_of_others(disk: &SimDisk, marker: &[u8], lacking: &BTreeSet<Vec<u8>>) -> Vec<Place> {
-    let own = told_apart(disk, marker).into_iter();
-    let only_here = own.filter(|(entry, _)| !lacking.contains(entry));
-    let places: Vec<Place> = only_here.map(|(_, place)| place).collect();
-    places[places.len().saturating_sub(ENTRIES_MAX)..].to_vec()
+fn segments(disk: &SimDisk) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
+    let files = disk.contents().into_iter();
+    files.filter(|(path, _)| path.extension().is_some_and(|extension| extension == "wal"))
+}
+
+fn found<'b>(bytes: &'b [u8], wanted: &'b [u8]) -> impl Iterator<Item = usize> + 'b {
+    let windows = bytes.windows(wanted.len()).enumerate();
+    windows
+        .filter(move |(_, window)| *window == wanted)
+        .map(|(at, _)| at)
+}
+
+/// The last entries that one log lacks and all others have.
+fn chosen<'e>(lacking: &Entries, logs: &'e [Entries]) -> Vec<&'e Vec<u8>> {
+    let Some((first, others)) = logs.split_first() else {
+        return Vec::new();
+    };
+    let shared = first.iter().filter(|(entry, _)| {
+        !lacking.contains_key(*entry) && others.iter().all(|log| log.contains_key(*entry))
+    });
+    let mut shared: Vec<_> = shared.collect();
+    shared.sort_by_key(|(_, places)| places.last());
+    let from = shared.len().saturating_sub(ENTRIES_MAX);
+    shared[from..].iter().map(|(entry, _)| *entry).collect()
 }
