@@ -34,11 +34,16 @@ use crate::mutants::Mutant;
 use crate::raft::{EntryOutcome, Raft, ReplicaStore, TypeConfig};
 use crate::shard::{ColdRead, Command, Evaluation, Evaluator, Found, Refusal, Write, WriteKind, WriteResult};
 
+/// Most times that what a write is judged by is read again before its caller has to.
+const REREADS_MAX: u32 = 8;
+
 /// A write waiting for its answer.
 pub(super) struct Proposal {
     pub write: Write,
     /// What its judged keys held when it entered.
     pub reads: Vec<ColdRead>,
+    /// How often these were read again, as they had gone stale.
+    pub rereads: u32,
     pub reply: oneshot::Sender<Result<WriteResult, v1::Error>>,
     /// Its share of the queue's bytes, given back when it is answered.
     pub _bytes: OwnedSemaphorePermit,
@@ -370,6 +375,11 @@ fn refusal_error(shard_id: u64, refusal: Refusal) -> v1::Error {
 fn read_again(proposer: &Proposer, mut proposal: Proposal) {
     if matches!(proposal.write.kind, WriteKind::NarrowTo { .. }) {
         return proposal.answer(Err(error::busy(20, "the range changed while it was looked at")));
+    }
+    proposal.rereads += 1;
+    if proposal.rereads > REREADS_MAX {
+        let message = "what the write depends on changed each time it was looked at";
+        return proposal.answer(Err(error::busy(20, message)));
     }
     let (proven, requeue) = (proposer.proven.clone(), proposer.requeue.clone());
     tokio::spawn(async move {

@@ -248,6 +248,7 @@ impl Replica {
         let reads = cold_reads(&self.proven, &write).await?;
         let (reply, answer) = oneshot::channel();
         let proposal = Proposal {
+            rereads: 0,
             write,
             reads,
             reply,

@@ -120,6 +120,10 @@ impl Watermarks {
             };
             file.found(&sealed::seal(&content));
             match v1::WatermarksMessage::decode(&content[..]) {
+                // An earlier release did not say whose it is.
+                Ok(stored) if stored.cluster_id == cluster_id && ![0, node_id].contains(&stored.node_id) => {
+                    Err((Kind::Foreign, format!("it is node {}'s", stored.node_id)))
+                }
                 Ok(stored) if stored.cluster_id == cluster_id => Ok(stored),
                 Ok(_) => Err((Kind::Foreign, "it is of another cluster".to_owned())),
                 Err(error) => Err((Kind::Checksum, error.to_string())),
@@ -142,7 +146,7 @@ impl Watermarks {
             batches: batches.collect(),
             files: files.collect(),
             version,
-            unwritten: false,
+            unwritten: !is_whole,
         };
         Self {
             file: Arc::new(file),
@@ -185,6 +189,7 @@ impl Watermarks {
         };
         v1::WatermarksMessage {
             cluster_id: self.cluster_id.clone(),
+            node_id: self.node_id,
             watermarks: known.batches.iter().map(mark).collect(),
             kept_files: known
                 .files
@@ -429,6 +434,13 @@ mod tests {
         assert_eq!(kind(&open(&path, b"cluster")), None, "it counts on from there");
         RealDisk.remove_file(&path).unwrap();
         assert_eq!(kind(&open(&path, b"cluster")), Some(Kind::Missing));
+        let content = v1::WatermarksMessage {
+            node_id: 4,
+            ..watermarks.message(0)
+        };
+        sealed::store(&RealDisk, &path, &content.encode_to_vec()).unwrap();
+        let (anothers, told) = opened(&path, b"cluster");
+        assert_eq!((anothers.of(1), told), (0, vec!["foreign".to_owned()]));
         write_file_atomically(&RealDisk, &path, b"junk").unwrap();
         assert_eq!(kind(&open(&path, b"cluster")), None, "it was told as damaged");
     }

@@ -15,7 +15,7 @@ use anyhow::Context;
 use super::damage::{self, Place, TableFile};
 use super::faults::Tell;
 use super::monitor::{Monitor, Seen};
-use super::nodes::Nodes;
+use super::nodes::{NodeProcess, Nodes};
 use super::report::{Fault, FaultKind};
 use crate::clock::{Clock, SystemClock, now};
 use crate::disk::{Disk, RealDisk, read_file};
@@ -27,6 +27,9 @@ const TREES_MAX: usize = 2;
 const BATCHES_MAX: usize = 3;
 /// A new segment is waited for this long, if much of the newest is written.
 const SEGMENT_PATIENCE: Duration = Duration::from_secs(10);
+/// The store may have no table that is settled for a moment.
+const TABLES_TRIES_MAX: usize = 20;
+const TABLES_PAUSE: Duration = Duration::from_millis(250);
 /// What was flipped must be told and repaired within this.
 const TOLD_PATIENCE: Duration = Duration::from_secs(20);
 /// Where the node's cluster stands in a segment's header, and what a batch of it begins with.
@@ -45,34 +48,17 @@ pub(super) async fn inflict(
 ) -> anyhow::Result<Vec<Fault>> {
     let node = &nodes.all[at];
     let looking = || format!("looking at the files of {}", node.name);
-    let mut files = places_in_store(&node.data_dir, seed).with_context(looking)?;
-    files.extend(places_in_log(&node.data_dir).await.with_context(looking)?);
-    let mut faults = Vec::new();
-    for places in files.iter().filter(|places| !places.is_empty()) {
-        let at_ms = SystemClock.wall_ms();
-        for place in places.iter().filter(|_| !only_said) {
-            // A file that was just given up has no damage.
-            damage::overwrite(&node.data_dir, place, seed)
-                .with_context(|| format!("damaging {}", place.file.path))?;
+    // The log first: it may be waited for, and tables come and go meanwhile.
+    let in_log = places_in_log(&node.data_dir).await.with_context(looking)?;
+    let mut faults = flip(node, in_log, seed, only_said, tell)?;
+    for _ in 0..TABLES_TRIES_MAX {
+        let in_store = places_in_store(&node.data_dir, seed).with_context(looking)?;
+        let flipped = flip(node, in_store, seed, only_said, tell)?;
+        if !flipped.is_empty() {
+            faults.extend(flipped);
+            break;
         }
-        let bytes = places.iter().map(|place| place.bytes).sum();
-        let (file, count) = (&places[0].file, places.len());
-        tell(format!(
-            "{}: {bytes} bytes of {} flipped in {count} places while it runs",
-            node.name, file.path
-        ));
-        faults.push(Fault {
-            kind: FaultKind::Flip,
-            node: node.name.clone(),
-            pid: node.pid().unwrap_or_default(),
-            file: Some(file.path.clone()),
-            offset: Some(places[0].offset),
-            bytes: Some(bytes),
-            detected_ms: None,
-            repaired_ms: None,
-            shard_id: file.shard_id,
-            at_ms,
-        });
+        tokio::time::sleep(TABLES_PAUSE).await;
     }
     let all_told = |seen: &Seen| faults.iter().all(|fault| times(seen, at, fault).1.is_some());
     monitor.wait(TOLD_PATIENCE, all_told).await;
@@ -101,6 +87,48 @@ pub(super) async fn inflict(
             "{} told and repaired it, {slowest} ms after the damage",
             node.name
         ));
+    }
+    Ok(faults)
+}
+
+/// Flips bytes of some files, or only says so. What is gone by then is left out.
+fn flip(
+    node: &NodeProcess,
+    files: impl IntoIterator<Item = Vec<Place>>,
+    seed: u64,
+    only_said: bool,
+    tell: Tell<'_>,
+) -> anyhow::Result<Vec<Fault>> {
+    let mut faults = Vec::new();
+    for places in files {
+        let at_ms = SystemClock.wall_ms();
+        let flipped = places.iter().try_for_each(|place| match only_said {
+            true => Ok(()),
+            false => damage::overwrite(&node.data_dir, place, seed),
+        });
+        let Some(first) = places.first() else { continue };
+        match flipped {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            flipped => flipped.with_context(|| format!("damaging {}", first.file.path))?,
+        }
+        let bytes = places.iter().map(|place| place.bytes).sum();
+        let (file, count) = (&first.file, places.len());
+        tell(format!(
+            "{}: {bytes} bytes of {} flipped in {count} places while it runs",
+            node.name, file.path
+        ));
+        faults.push(Fault {
+            kind: FaultKind::Flip,
+            node: node.name.clone(),
+            pid: node.pid().unwrap_or_default(),
+            file: Some(file.path.clone()),
+            offset: Some(first.offset),
+            bytes: Some(bytes),
+            detected_ms: None,
+            repaired_ms: None,
+            shard_id: file.shard_id,
+            at_ms,
+        });
     }
     Ok(faults)
 }
