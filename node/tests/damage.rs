@@ -345,3 +345,44 @@ fn copy_dir(from: &Path, to: &Path) {
         std::fs::copy(&file, target).expect("a copy");
     }
 }
+
+/// Compared on demand: everything is proven within moments, and what cannot be compared is said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_verified_on_demand() {
+    let mut cluster = tokio::task::block_in_place(|| Cluster::new(2));
+    fill(&cluster).await;
+    tokio::task::block_in_place(|| {
+        let found = cluster.json(&["shard", "verify"]);
+        let shards = found.as_array().expect("a list of shards");
+        assert!(shards.len() >= 4, "the meta shard, and pieces of two: {found}");
+        let records: u64 = shards.iter().filter_map(|shard| shard["records"].as_u64()).sum();
+        assert!(records >= u64::from(RECORDS), "{found}");
+        for shard in shards {
+            assert_eq!(shard["agrees"], true, "{shard}");
+            assert_eq!(shard["voters"].as_array().map(Vec::len), Some(3), "{shard}");
+        }
+        let text = cluster.run(&["shard", "verify", "1"]);
+        assert_eq!(text.status.code(), Some(0), "{}", told(&text));
+        assert!(
+            told(&text).contains("all voters hold the same"),
+            "{}",
+            told(&text)
+        );
+        let unknown = cluster.run(&["shard", "verify", "999"]);
+        assert_eq!(unknown.status.code(), Some(2), "{}", told(&unknown));
+        assert!(
+            told(&unknown).contains("there is no shard 999"),
+            "{}",
+            told(&unknown)
+        );
+
+        cluster.kill(2);
+        let without_one = cluster.run(&["shard", "verify"]);
+        assert_eq!(without_one.status.code(), Some(1), "{}", told(&without_one));
+        assert!(
+            told(&without_one).contains("did not answer"),
+            "{}",
+            told(&without_one)
+        );
+    });
+}

@@ -145,7 +145,14 @@ fn damage_that_nobody_did_is_not_told_and_the_demo_says_so() {
         "{told}"
     );
     let failures = report["failures"].to_string();
-    assert!(failures.contains("faults not reported by the cluster"), "{told}");
+    // By the end the files may be gone; then nothing was done to any that is left.
+    let is_noticed = [
+        "faults not reported by the cluster",
+        "nothing was flipped in a running node's",
+    ]
+    .iter()
+    .any(|complaint| failures.contains(complaint));
+    assert!(is_noticed, "{told}");
 }
 
 #[test]
