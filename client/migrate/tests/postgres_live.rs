@@ -190,8 +190,16 @@ async fn imports_killed_anywhere_while_the_source_changes_end_in_the_last_snapsh
     let target = Arc::new(MemoryTarget::new());
     let mut killed = 0;
     for round in 0..8u64 {
-        let running = tokio::spawn(import(import_options(url.clone()), target.clone()));
-        tokio::time::sleep(Duration::from_millis(150 + 60 * round)).await;
+        // Not by the clock alone: on a busy machine nothing would have begun.
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let options = ImportOptions {
+            progress: once_under_way(move || drop(begun.send(()))),
+            ..import_options(url.clone())
+        };
+        let running = tokio::spawn(import(options, target.clone()));
+        // An error: it has ended before it had read a row.
+        let _ = begins.await;
+        tokio::time::sleep(Duration::from_millis(40 * round)).await;
         running.abort();
         killed += u64::from(running.await.is_err());
         server.sql(
