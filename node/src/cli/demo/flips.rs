@@ -30,6 +30,10 @@ const SEGMENT_PATIENCE: Duration = Duration::from_secs(10);
 /// The store may have no table that is settled for a moment.
 const TABLES_TRIES_MAX: usize = 20;
 const TABLES_PAUSE: Duration = Duration::from_millis(250);
+/// Times that bytes are flipped, if the files are given up before they are read.
+const ATTEMPTS_MAX: usize = 4;
+/// How long an answer of the nodes is waited for.
+const ASK_PATIENCE: Duration = Duration::from_secs(3);
 /// What was flipped must be told and repaired within this.
 const TOLD_PATIENCE: Duration = Duration::from_secs(20);
 /// Where the node's cluster stands in a segment's header, and what a batch of it begins with.
@@ -37,7 +41,7 @@ const HEADER_AT: u64 = 12;
 const BATCH_MAGIC: &[u8] = b"RKVBATCH";
 
 /// Flips bytes in the store and in the log of a running node, or only says so, and waits until the node has
-/// told and repaired them.
+/// told and repaired them. Begins again when a file was given up before the node had read it again.
 pub(super) async fn inflict(
     nodes: &Nodes,
     monitor: &Monitor,
@@ -47,6 +51,30 @@ pub(super) async fn inflict(
     tell: Tell<'_>,
 ) -> anyhow::Result<Vec<Fault>> {
     let node = &nodes.all[at];
+    let mut faults: Vec<Fault> = Vec::new();
+    for _ in 0..ATTEMPTS_MAX {
+        let flipped = flip_all(node, seed, only_said, tell).await?;
+        faults.extend(await_repair(flipped, monitor, (at, node), tell).await);
+        let in_both = [true, false].map(|in_log| faults.iter().any(|fault| fault.is_in_log() == in_log));
+        if only_said || in_both == [true, true] {
+            break;
+        }
+    }
+    if let Some(slowest) = faults.iter().map(|fault| fault.repaired_ms).max().flatten() {
+        tell(format!(
+            "{} told and repaired it, {slowest} ms after the damage",
+            node.name
+        ));
+    }
+    Ok(faults)
+}
+
+async fn flip_all(
+    node: &NodeProcess,
+    seed: u64,
+    only_said: bool,
+    tell: Tell<'_>,
+) -> anyhow::Result<Vec<Fault>> {
     let looking = || format!("looking at the files of {}", node.name);
     // The log first: it may be waited for, and tables come and go meanwhile.
     let in_log = places_in_log(&node.data_dir).await.with_context(looking)?;
@@ -60,35 +88,43 @@ pub(super) async fn inflict(
         }
         tokio::time::sleep(TABLES_PAUSE).await;
     }
-    let all_told = |seen: &Seen| faults.iter().all(|fault| times(seen, at, fault).1.is_some());
-    monitor.wait(TOLD_PATIENCE, all_told).await;
-    let seen = monitor.seen();
-    for fault in &mut faults {
-        (fault.detected_ms, fault.repaired_ms) = times(&seen, at, fault);
-    }
-    // The node gave it up before it had read it again: nothing of it is damaged.
-    faults.retain(|fault| {
-        let is_there = fault
-            .file
-            .as_ref()
-            .is_some_and(|file| node.data_dir.join(file).exists());
-        let counts = fault.detected_ms.is_some() || is_there;
-        if !counts {
-            let file = fault.file.as_deref().unwrap_or_default();
-            tell(format!(
-                "{}: {file} is no more, and was not read before",
-                node.name
-            ));
-        }
-        counts
-    });
-    if let Some(slowest) = faults.iter().map(|fault| fault.repaired_ms).max().flatten() {
-        tell(format!(
-            "{} told and repaired it, {slowest} ms after the damage",
-            node.name
-        ));
-    }
     Ok(faults)
+}
+
+/// Waits until each fault is repaired, or its file is gone and nothing was told of it: nothing is damaged then.
+async fn await_repair(
+    mut faults: Vec<Fault>,
+    monitor: &Monitor,
+    (at, node): (usize, &NodeProcess),
+    tell: Tell<'_>,
+) -> Vec<Fault> {
+    let is_there = |fault: &Fault| {
+        let file = fault.file.as_ref().map(|file| node.data_dir.join(file));
+        file.is_some_and(|file| RealDisk.exists(&file).unwrap_or(true))
+    };
+    let deadline = now() + TOLD_PATIENCE;
+    loop {
+        // Before the node is asked: what it told of a file, it told before it gave the file up.
+        let there: Vec<bool> = faults.iter().map(is_there).collect();
+        let seen = monitor.wait(ASK_PATIENCE, |_| true).await;
+        let seen = seen.unwrap_or_else(|| monitor.seen());
+        for fault in &mut faults {
+            (fault.detected_ms, fault.repaired_ms) = times(&seen, at, fault);
+        }
+        let is_gone = |(fault, there): (&Fault, &bool)| !there && fault.detected_ms.is_none();
+        let is_settled = |pair: (&Fault, &bool)| pair.0.repaired_ms.is_some() || is_gone(pair);
+        if faults.iter().zip(&there).all(is_settled) || now() > deadline {
+            for (fault, _) in faults.iter().zip(&there).filter(|pair| is_gone(*pair)) {
+                let file = fault.file.as_deref().unwrap_or_default();
+                tell(format!(
+                    "{}: {file} is no more, and was not read before",
+                    node.name
+                ));
+            }
+            let kept = faults.iter().zip(&there).filter(|pair| !is_gone(*pair));
+            return kept.map(|(fault, _)| fault.clone()).collect();
+        }
+    }
 }
 
 /// Flips bytes of some files, or only says so. What is gone by then is left out.

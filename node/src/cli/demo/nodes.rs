@@ -128,6 +128,9 @@ impl NodeProcess {
             // Soon, so that there is a table to damage.
             "--checkpoint-interval",
             "5s",
+            // Large, so that what is flipped in the newest is still there when the scrub comes by.
+            "--segment",
+            "32MiB",
         ]);
         command
             .stdin(Stdio::null())
