@@ -193,7 +193,7 @@ async fn imports_killed_anywhere_while_the_source_changes_end_in_the_last_snapsh
         // Not by the clock alone: on a busy machine nothing would have begun.
         let (begun, begins) = tokio::sync::oneshot::channel();
         let options = ImportOptions {
-            progress: once_under_way(move || drop(begun.send(()))),
+            progress: once_under_way(move || begun.send(()).expect("it is waited for")),
             ..import_options(url.clone())
         };
         let running = tokio::spawn(import(options, target.clone()));
