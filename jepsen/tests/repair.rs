@@ -133,21 +133,11 @@ fn a_tree_is_refilled_under_load() {
     page("a_tree_is_refilled_under_load", |mut world| async move {
         world.write(300).await?;
         world.settle().await;
-        ensure!(world.cluster.crash(VICTIM), "the victim was off");
-        let device = world.cluster.device(VICTIM).clone();
-        for tree in device.trees() {
-            ensure!(device.lose(tree), "{tree} was there");
-        }
+        world.lose_all_trees()?;
         world.write(100).await?;
         world.restart(VICTIM).await?;
         let deadline = now() + Duration::from_secs(60);
-        while world
-            .node_status(VICTIM)
-            .await?
-            .replicas
-            .iter()
-            .any(|replica| replica.state != "trusted")
-        {
+        while !world.is_trusted().await? {
             ensure!(now() < deadline, "not refilled while others write");
             world.write(5).await?;
         }

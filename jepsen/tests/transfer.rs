@@ -101,11 +101,11 @@ fn repairs_copy_no_more_than_they_may_and_nobody_waits_for_them() {
             }
             world.settle().await;
             let bytes: usize = world.acknowledged.values().map(Bytes::len).sum();
-            lose_all_trees(&mut world)?;
+            world.lose_all_trees()?;
             let began = now();
             world.restart(VICTIM).await?;
             let mut slowest = Duration::ZERO;
-            while !is_trusted(&world).await? {
+            while !world.is_trusted().await? {
                 ensure!(began.elapsed() < Duration::from_secs(120), "never repaired");
                 let asked = now();
                 world.write(1).await?;
@@ -126,28 +126,14 @@ fn repairs_copy_no_more_than_they_may_and_nobody_waits_for_them() {
 /// The victim loses all trees while it is off, and fills new ones.
 async fn refill_the_victim(world: &mut World) -> anyhow::Result<()> {
     world.settle().await;
-    lose_all_trees(world)?;
+    world.lose_all_trees()?;
     world.restart(VICTIM).await?;
     let deadline = now() + Duration::from_secs(120);
-    while !is_trusted(world).await? {
+    while !world.is_trusted().await? {
         ensure!(now() < deadline, "not refilled");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
-}
-
-fn lose_all_trees(world: &mut World) -> anyhow::Result<()> {
-    ensure!(world.cluster.crash(VICTIM), "the victim was off");
-    let device = world.cluster.device(VICTIM).clone();
-    for tree in device.trees() {
-        ensure!(device.lose(tree), "{tree} was there");
-    }
-    Ok(())
-}
-
-async fn is_trusted(world: &World) -> anyhow::Result<bool> {
-    let replicas = world.node_status(VICTIM).await?.replicas;
-    Ok(!replicas.is_empty() && replicas.iter().all(|replica| replica.state == "trusted"))
 }
 
 async fn of_transfers(world: &World) -> anyhow::Result<Vec<v1::DamageEvent>> {

@@ -361,28 +361,14 @@ async fn shards_are_verified_on_demand() {
             assert_eq!(shard["agrees"], true, "{shard}");
             assert_eq!(shard["voters"].as_array().map(Vec::len), Some(3), "{shard}");
         }
-        let text = cluster.run(&["shard", "verify", "1"]);
-        assert_eq!(text.status.code(), Some(0), "{}", told(&text));
-        assert!(
-            told(&text).contains("all voters hold the same"),
-            "{}",
-            told(&text)
-        );
-        let unknown = cluster.run(&["shard", "verify", "999"]);
-        assert_eq!(unknown.status.code(), Some(2), "{}", told(&unknown));
-        assert!(
-            told(&unknown).contains("there is no shard 999"),
-            "{}",
-            told(&unknown)
-        );
-
+        let says = |cluster: &Cluster, named: &[&str], status: i32, what: &str| {
+            let output = cluster.run(&[&["shard", "verify"], named].concat());
+            assert_eq!(output.status.code(), Some(status), "{}", told(&output));
+            assert!(told(&output).contains(what), "{}", told(&output));
+        };
+        says(&cluster, &["1"], 0, "all voters hold the same");
+        says(&cluster, &["999"], 2, "there is no shard 999");
         cluster.kill(2);
-        let without_one = cluster.run(&["shard", "verify"]);
-        assert_eq!(without_one.status.code(), Some(1), "{}", told(&without_one));
-        assert!(
-            told(&without_one).contains("did not answer"),
-            "{}",
-            told(&without_one)
-        );
+        says(&cluster, &[], 1, "did not answer");
     });
 }

@@ -12,7 +12,7 @@ use reelkv::server::Front;
 use reelkv::storage::{OldTree, TreeId};
 
 use super::Fault;
-use super::shared::SharedDamage;
+use super::shared::{SharedDamage, found, segments};
 use crate::sim::{Cluster, Happened, Weather};
 
 /// How long the cluster may take to be whole again.
@@ -232,6 +232,9 @@ impl Active {
                 let device = cluster.device(victim);
                 let lost = device.trees().into_iter().filter(|tree| device.lose(*tree));
                 self.took_effect = lost.count() > 0;
+                let addrs = cluster.addrs();
+                let spoils = (victim + rng.random_range(1..addrs.len())) % addrs.len();
+                cluster.network().spoil_views_of(Some(&addrs[spoils]));
             }
             Fault::TreeLoss | Fault::CrashInRepair | Fault::TreeEmptied => {
                 let device = cluster.device(victim);
@@ -246,11 +249,6 @@ impl Active {
                 cluster.wipe(victim);
                 self.took_effect = true;
             }
-        }
-        if self.fault == Fault::SpoiledView {
-            let addrs = cluster.addrs();
-            let spoils = (victim + rng.random_range(1..addrs.len())) % addrs.len();
-            cluster.network().spoil_views_of(Some(&addrs[spoils]));
         }
     }
 
@@ -472,12 +470,8 @@ fn flip_in_log(disk: &SimDisk, rng: &mut SmallRng) -> bool {
 /// within the payload of an entry. False when it stands nowhere.
 fn flip_after(disk: &SimDisk, marker: &[u8], rng: &mut SmallRng) -> bool {
     let mut places = Vec::new();
-    for (path, bytes) in disk.contents() {
-        if path.extension().is_some_and(|extension| extension == "wal") {
-            let windows = bytes.windows(marker.len()).enumerate();
-            let found = windows.filter(|(_, window)| *window == marker);
-            places.extend(found.map(|(at, _)| (path.clone(), at + marker.len())));
-        }
+    for (path, bytes) in segments(disk) {
+        places.extend(found(&bytes, marker).map(|at| (path.clone(), at + marker.len())));
     }
     let Some((path, at)) = places.get(rng.random_range(0..places.len().max(1))) else {
         return false;

@@ -96,29 +96,35 @@ fn told_apart(disk: &SimDisk, marker: &[u8]) -> Entries {
 /// torn, and was never acknowledged then.
 fn synced(disk: &SimDisk, marker: &[u8]) -> Entries {
     let mut entries = told_apart(disk, marker);
-    let segments: BTreeMap<PathBuf, Vec<u8>> = segments(disk).collect();
     let number = |bytes: &[u8], at: usize| {
         let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
         field.map_or(0, u64::from_le_bytes)
     };
-    let all = segments.values();
-    let marks = all.flat_map(|bytes| found(bytes, BATCH_MAGIC).map(|at| number(bytes, at + 16)));
-    let mark = marks.max().unwrap_or(0);
-    let batch_of = |(path, place): &Place| {
-        let bytes = segments.get(path).map_or(&[][..], Vec::as_slice);
-        let begin = found(bytes, BATCH_MAGIC).take_while(|at| at < place).last();
-        begin.map_or(u64::MAX, |at| number(bytes, at + 8))
+    let mut mark = 0;
+    let mut batches: BTreeMap<Place, u64> = BTreeMap::new();
+    for (path, bytes) in segments(disk) {
+        for at in found(&bytes, BATCH_MAGIC) {
+            batches.insert((path.clone(), at), number(&bytes, at + 8));
+            mark = mark.max(number(&bytes, at + 16));
+        }
+    }
+    let batch_of = |place: &Place| {
+        let before = batches.range(..place).next_back();
+        let begin = before.filter(|((path, _), _)| *path == place.0);
+        begin.map_or(u64::MAX, |(_, number)| *number)
     };
     entries.retain(|_, places| places.iter().all(|place| batch_of(place) <= mark));
     entries
 }
 
-fn segments(disk: &SimDisk) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
+/// The log's segments at rest, and what is in them.
+pub(super) fn segments(disk: &SimDisk) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
     let files = disk.contents().into_iter();
     files.filter(|(path, _)| path.extension().is_some_and(|extension| extension == "wal"))
 }
 
-fn found<'b>(bytes: &'b [u8], wanted: &'b [u8]) -> impl Iterator<Item = usize> + 'b {
+/// Where these bytes stand.
+pub(super) fn found<'b>(bytes: &'b [u8], wanted: &'b [u8]) -> impl Iterator<Item = usize> + 'b {
     let windows = bytes.windows(wanted.len()).enumerate();
     windows
         .filter(move |(_, window)| *window == wanted)

@@ -289,4 +289,20 @@ impl World {
     pub async fn settle(&self) {
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
+
+    /// The victim's power is lost, and then all of its trees.
+    pub fn lose_all_trees(&mut self) -> anyhow::Result<()> {
+        ensure!(self.cluster.crash(VICTIM), "the victim was off");
+        let device = self.cluster.device(VICTIM).clone();
+        for tree in device.trees() {
+            ensure!(device.lose(tree), "{tree} was there");
+        }
+        Ok(())
+    }
+
+    /// Whether the victim's replicas run and trust their trees.
+    pub async fn is_trusted(&self) -> anyhow::Result<bool> {
+        let replicas = self.node_status(VICTIM).await?.replicas;
+        Ok(!replicas.is_empty() && replicas.iter().all(|replica| replica.state == "trusted"))
+    }
 }

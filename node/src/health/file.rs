@@ -61,10 +61,11 @@ impl Loaded {
 pub(super) fn load(disk: &dyn Disk, path: &Path, owner: Option<Owner>) -> Loaded {
     match read(disk, path) {
         Ok(None) => Loaded::default(),
-        Ok(Some(bytes)) => Loaded {
-            content: Some(bytes.clone()),
-            ..decode(&bytes, owner)
-        },
+        Ok(Some(bytes)) => {
+            let loaded = decode(&bytes, owner);
+            let content = Some(bytes);
+            Loaded { content, ..loaded }
+        }
         Err(Refused::TooLong(len)) => Loaded::bad(Kind::Foreign, format!("{len} bytes are no ledger")),
         Err(Refused::Io(error)) => Loaded::bad(Kind::Unreadable, error.to_string()),
     }

@@ -59,13 +59,14 @@ impl Health {
     /// `owner` is who the node is, if it knows.
     pub fn open(disk: SharedDisk, path: PathBuf, clock: SharedClock, owner: Option<Owner>) -> Arc<Self> {
         let loaded = file::load(&*disk, &path, owner);
-        let mut ledger = Ledger::carried_over(loaded.events.clone(), loaded.owner);
+        let place = keep::Place::new(disk, path, &loaded);
+        let mut ledger = Ledger::carried_over(loaded.events, loaded.owner);
         ledger.set_owner(owner.unwrap_or(loaded.owner));
         let health = Self {
             clock,
             ledger: Mutex::new(ledger),
             changed: Notify::new(),
-            place: Some(keep::Place::new(disk, path, &loaded)),
+            place: Some(place),
         };
         if let Some((kind, position)) = loaded.damage {
             let damage = Damage::of_node(Structure::Events, kind, Action::SetAside, position);

@@ -199,27 +199,13 @@ impl Replica {
         node: &PeerNode,
         index: u64,
     ) -> Result<v1::ReplicaDigest, v1::Error> {
-        let request = v1::PeerRequest {
-            cluster_id: self.context().cluster_id.clone(),
-            from_node_id: self.context().node_id,
-            body: Some(peer_request::Body::Digest(v1::DigestRequest {
-                shard_id: self.id().shard_id,
-                replica_id,
-                index,
-            })),
-            ..Default::default()
-        };
-        let answer = self
-            .context()
-            .transport
-            .call(&node.addr, request, DIGEST_TIMEOUT)
-            .await;
-        match answer
-            .map_err(|failed| error::unavailable(failed.to_string()))?
-            .body
-        {
-            Some(peer_response::Body::Digest(digest)) if digest.applied_index == index => Ok(digest),
-            Some(peer_response::Body::Error(error)) => Err(error),
+        let request = peer_request::Body::Digest(v1::DigestRequest {
+            shard_id: self.id().shard_id,
+            replica_id,
+            index,
+        });
+        match self.context().ask(&node.addr, request, DIGEST_TIMEOUT).await? {
+            peer_response::Body::Digest(digest) if digest.applied_index == index => Ok(digest),
             _ => Err(error::internal("an answer of another kind")),
         }
     }

@@ -1,13 +1,16 @@
 //! What all replicas of a node share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reelkv_proto::types::NodeId;
+use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::{Clocks, Rate, Senders};
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
+use crate::error;
 use crate::health::Health;
 use crate::raft::RaftTimes;
 use crate::raft::transport::SharedTransport;
@@ -84,4 +87,33 @@ pub struct ReplicaContext {
     pub senders: Senders,
     /// How replicas behave.
     pub settings: ReplicaSettings,
+}
+
+impl ReplicaContext {
+    /// Asks another node.
+    ///
+    /// # Errors
+    /// What it answered, or `Unavailable` when no answer came in time.
+    pub(super) async fn ask(
+        &self,
+        addr: &str,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> Result<peer_response::Body, v1::Error> {
+        let request = v1::PeerRequest {
+            cluster_id: self.cluster_id.clone(),
+            from_node_id: self.node_id,
+            body: Some(body),
+            ..Default::default()
+        };
+        let answer = self.transport.call(addr, request, timeout).await;
+        match answer
+            .map_err(|failed| error::unavailable(failed.to_string()))?
+            .body
+        {
+            Some(peer_response::Body::Error(error)) => Err(error),
+            Some(body) => Ok(body),
+            None => Err(error::internal("an empty answer")),
+        }
+    }
 }

@@ -150,22 +150,10 @@ impl ProvenReads {
         range: &KeyRange,
         request: v1::ReadViewRequest,
     ) -> Result<PeerPage, v1::Error> {
-        let request = v1::PeerRequest {
-            cluster_id: self.context.cluster_id.clone(),
-            from_node_id: self.context.node_id,
-            body: Some(peer_request::Body::ReadView(request)),
-            ..Default::default()
-        };
-        let answer = self
-            .context
-            .transport
-            .call(&peer.addr, request, ASK_TIMEOUT)
-            .await;
-        let answer = answer.map_err(|failed| error::unavailable(failed.to_string()))?;
-        let read = match answer.body {
-            Some(peer_response::Body::ReadView(read)) => read,
-            Some(peer_response::Body::Error(error)) => return Err(error),
-            _ => return Err(error::internal("an answer of another kind")),
+        let request = peer_request::Body::ReadView(request);
+        let peer_response::Body::ReadView(read) = self.context.ask(&peer.addr, request, ASK_TIMEOUT).await?
+        else {
+            return Err(error::internal("an answer of another kind"));
         };
         let damaged = |what: String| {
             let sender = SenderOf {

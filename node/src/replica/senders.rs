@@ -150,24 +150,14 @@ pub(super) async fn verify_at(
     shard_id: ShardId,
     range: KeyRange,
 ) -> Result<v1::VerifyShardResponse, v1::Error> {
-    let request = v1::PeerRequest {
-        cluster_id: context.cluster_id.clone(),
-        from_node_id: context.node_id,
-        body: Some(peer_request::Body::VerifyShard(v1::VerifyShardRequest {
-            shard_id,
-            start_key: range.start,
-            end_key: range.end,
-            at_leisure: true,
-        })),
-        ..Default::default()
-    };
-    let answer = context.transport.call(addr, request, VERIFY_TIMEOUT).await;
-    match answer
-        .map_err(|failed| error::unavailable(failed.to_string()))?
-        .body
-    {
-        Some(peer_response::Body::VerifyShard(found)) => Ok(found),
-        Some(peer_response::Body::Error(error)) => Err(error),
+    let request = peer_request::Body::VerifyShard(v1::VerifyShardRequest {
+        shard_id,
+        start_key: range.start,
+        end_key: range.end,
+        at_leisure: true,
+    });
+    match context.ask(addr, request, VERIFY_TIMEOUT).await? {
+        peer_response::Body::VerifyShard(found) => Ok(found),
         _ => Err(error::internal("an answer of another kind")),
     }
 }

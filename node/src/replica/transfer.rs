@@ -3,8 +3,8 @@
 //! A transfer is a stream: the control state at the view's index and what the sender leaves out, records
 //! in key order (deleted ones too, newest version of each key), and an end with their count and digest.
 //! It is of everything, or of the spans that the receiver asks for. It can be resumed after any key as
-//! long as the sender keeps the view open, which it says with the control state. The receiver verifies every chunk's CRC (the transport),
-//! every record's own CRC, count and digest before the tree is used for anything.
+//! long as the sender keeps the view open, which it says with the control state. The receiver verifies every
+//! chunk's CRC (the transport), every record's own CRC, count and digest before the tree is used for anything.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ struct Sender {
     store: Arc<ReplicaStore>,
     /// Where the view is open for a stream that goes on from this one, and its number there; 0 if it is not.
     open: (Arc<OpenViews>, u64),
+    /// Whether it was opened for this stream: one that is offered is its offer's to close.
+    closes: bool,
     view: View,
     disk: SharedDisk,
     step: Step,
@@ -53,8 +55,8 @@ struct Sender {
     digest: u128,
 }
 
-/// Streams what a replica donates, as far as it was asked for. The donation stays open until the stream
-/// has come to its end, or its time is over.
+/// Streams what a replica donates, as far as it was asked for. A donation that was opened for this stream stays
+/// open until that has come to its end, or its time is over.
 pub(super) fn send_view(
     store: Arc<ReplicaStore>,
     open: (Arc<OpenViews>, u64),
@@ -76,6 +78,7 @@ pub(super) fn send_view(
     let sender = Sender {
         store,
         open,
+        closes: request.view_id == 0,
         view: donation.view,
         disk,
         step: Step::Control(Box::new(donation.control), withheld),
@@ -123,7 +126,9 @@ impl Sender {
                 Ok(Some(payload(view_payload::Kind::End(end), Vec::new())))
             }
             Step::Done => {
-                self.open.0.close(view_id);
+                if self.closes {
+                    self.open.0.close(view_id);
+                }
                 Ok(None)
             }
         }

@@ -229,7 +229,7 @@ fn newest_segment(data_dir: &Path) -> io::Result<Option<TableFile>> {
     }))
 }
 
-/// Where batches begin in a segment: from the front; from its end come what they say of themselves once more.
+/// Where batches begin in the front half of a segment: its newest has hardly more.
 fn batches(segment: &[u8]) -> Vec<usize> {
     let front = &segment[..segment.len() / 2];
     let windows = front.windows(BATCH_MAGIC.len()).enumerate();

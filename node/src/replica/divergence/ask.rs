@@ -64,24 +64,13 @@ impl Replica {
         node: &PeerNode,
         index: u64,
     ) -> Result<Said, v1::Error> {
-        let request = v1::PeerRequest {
-            cluster_id: self.context().cluster_id.clone(),
-            from_node_id: self.context().node_id,
-            body: Some(peer_request::Body::Buckets(v1::BucketsRequest {
-                shard_id: self.id().shard_id,
-                replica_id,
-                index,
-            })),
-            ..Default::default()
-        };
-        let transport = &self.context().transport;
-        let answer = transport.call(&node.addr, request, ASK_TIMEOUT).await;
-        match answer
-            .map_err(|failed| error::unavailable(failed.to_string()))?
-            .body
-        {
-            Some(peer_response::Body::Buckets(said)) => Said::from_wire(said),
-            Some(peer_response::Body::Error(error)) => Err(error),
+        let request = peer_request::Body::Buckets(v1::BucketsRequest {
+            shard_id: self.id().shard_id,
+            replica_id,
+            index,
+        });
+        match self.context().ask(&node.addr, request, ASK_TIMEOUT).await? {
+            peer_response::Body::Buckets(said) => Said::from_wire(said),
             _ => Err(error::internal("an answer of another kind")),
         }
     }

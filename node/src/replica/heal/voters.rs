@@ -100,18 +100,12 @@ async fn ask(
     replica_id: ReplicaId,
     faulty: FaultyEntry,
 ) -> Option<v1::FetchPayloadResponse> {
-    let request = v1::PeerRequest {
-        cluster_id: context.cluster_id.clone(),
-        from_node_id: context.node_id,
-        body: Some(peer_request::Body::FetchPayload(v1::FetchPayloadRequest {
-            shard_id: group.id().shard_id,
-            log_id: Some(faulty.log_id.into()),
-            replica_id,
-        })),
-        ..Default::default()
-    };
-    let answer = context.transport.call(addr, request, ASK_TIMEOUT).await;
-    match answer.ok()?.body? {
+    let request = peer_request::Body::FetchPayload(v1::FetchPayloadRequest {
+        shard_id: group.id().shard_id,
+        log_id: Some(faulty.log_id.into()),
+        replica_id,
+    });
+    match context.ask(addr, request, ASK_TIMEOUT).await.ok()? {
         peer_response::Body::FetchPayload(answer) => Some(answer),
         _ => None,
     }
