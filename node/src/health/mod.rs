@@ -112,6 +112,11 @@ impl Health {
         self.close(only);
     }
 
+    /// Marks one damage as repaired.
+    pub fn repaired_same(&self, damage: Damage) {
+        self.close(Which::Same(damage));
+    }
+
     /// Marks every open event of a shard's structure as repaired.
     pub fn repaired(&self, shard_id: ShardId, structure: Structure) {
         self.close(Which::Structure { shard_id, structure });

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::Replicas;
 use super::heal::Restorer;
 use super::pace::{Pace, STEP_BYTES};
@@ -17,13 +19,24 @@ const REPAIR_PAUSE: Duration = Duration::from_secs(1);
 const HEAL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it waits when nobody could deliver one.
 const HEAL_PAUSE: Duration = Duration::from_secs(1);
+/// How often somebody looks whether a damaged segment is gone.
+const GONE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Damage as the log found it, and as it was told. What is needed of a damaged segment is written again
+/// elsewhere, and the damage is repaired when the segment is gone.
+type Unrepaired = Mutex<Vec<(wal::Damage, Damage)>>;
 
 pub(super) async fn run(replicas: &Replicas) {
+    let unrepaired = Unrepaired::default();
     // Whoever waits for a peer does not keep the scrub from going on.
-    tokio::join!(read(replicas), heal(replicas));
+    tokio::join!(
+        read(replicas, &unrepaired),
+        heal(replicas),
+        close_gone(replicas, &unrepaired)
+    );
 }
 
-async fn read(replicas: &Replicas) {
+async fn read(replicas: &Replicas, unrepaired: &Unrepaired) {
     let mut position = ScrubPosition::default();
     let mut pace = Pace::new(replicas.context().settings.scrub_cycle_ms);
     loop {
@@ -31,7 +44,7 @@ async fn read(replicas: &Replicas) {
         let Ok(step) = scrubbed else {
             return; // poisoned: the process is about to end
         };
-        tell(replicas, &step);
+        tell(replicas, &step, unrepaired);
         match step.cycle_ended {
             // Soon again, to see that what was written elsewhere is gone from here.
             true if !step.is_whole => pace.begin_after(REPAIR_PAUSE).await,
@@ -43,24 +56,35 @@ async fn read(replicas: &Replicas) {
 }
 
 /// Puts on record what concerns no single replica; the rest is told with its replica's entries.
-fn tell(replicas: &Replicas, step: &Scrubbed) {
+fn tell(replicas: &Replicas, step: &Scrubbed, unrepaired: &Unrepaired) {
     let health = &replicas.context().health;
-    let whole_log = step.damage.iter().filter(|damage| damage.group.is_none());
-    for damage in whole_log {
-        let position = position_of(damage);
-        let of_log = health.open_events().into_iter();
-        let known = of_log.filter(|event| event.structure == Structure::Wal.word());
-        if known.into_iter().all(|event| event.position != position) {
-            health.damaged(Damage::of_node(
-                Structure::Wal,
-                Kind::Checksum,
-                Action::Heal,
-                position,
-            ));
+    for of_log in step.damage.iter().filter(|damage| damage.group.is_none()) {
+        let position = position_of(of_log);
+        let damage = Damage::of_node(Structure::Wal, Kind::Checksum, Action::Heal, position);
+        let known = health.open_events().into_iter();
+        let mut known = known.filter(|event| event.structure == Structure::Wal.word());
+        if known.all(|event| event.position != damage.position) {
+            health.damaged(damage.clone());
         }
+        unrepaired.lock().push((of_log.clone(), damage));
     }
+    // Also what an earlier run has told, and the manifest, which is written again in its place.
     if step.is_whole {
         health.repaired(0, Structure::Wal);
+        unrepaired.lock().clear();
+    }
+}
+
+/// Puts on record that damage is gone with its segment.
+async fn close_gone(replicas: &Replicas, unrepaired: &Unrepaired) {
+    let context = replicas.context();
+    loop {
+        tokio::time::sleep(GONE_INTERVAL).await;
+        let is_gone = |(of_log, _): &mut (wal::Damage, Damage)| context.wal.is_gone(of_log);
+        let gone: Vec<_> = unrepaired.lock().extract_if(.., is_gone).collect();
+        for (_, damage) in gone {
+            context.health.repaired_same(damage);
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::format::{self, Kind, Record};
 use super::group::WalGroup;
-use super::manifest::Manifest;
-use super::recovery::{Recovery, recover};
+use super::manifest::{self, Manifest};
+use super::recovery::{Damage, Recovery, recover};
+use super::segment;
 use super::state::{State, record};
 use super::writer::{Done, Work, Writer, open_files};
 use super::{GroupId, Identity, WalConfig, WalError};
@@ -201,6 +202,20 @@ impl Wal {
     /// Bytes of all segments.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a segment, by name, is part of the log: it is not deleted yet, and something may need it.
+    pub fn has_segment(&self, name: &str) -> bool {
+        let state = self.shared.state.lock();
+        state.layout.keys().any(|number| segment::name(*number) == name)
+    }
+
+    /// Whether damage is no more because its segment is none of the log's any more. Never that of the manifest,
+    /// which is written again in its place.
+    pub fn is_gone(&self, damage: &Damage) -> bool {
+        let state = self.shared.state.lock();
+        let is_its = |number: &u64| segment::name(*number) == damage.segment;
+        damage.segment != manifest::NAME && !state.layout.keys().any(is_its)
     }
 
     /// Whether a write or sync has failed: nothing is accepted any more.

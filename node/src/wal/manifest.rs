@@ -17,6 +17,8 @@ use crate::disk::{Disk, Mode, read_file, write_file_atomically};
 
 const MAGIC: &[u8; 8] = b"RKVWALMF";
 const LEN: usize = 28;
+/// What it is called where damage to it is told.
+pub(super) const NAME: &str = "manifest";
 const NAMES: [&str; 2] = ["manifest.1", "manifest.2"];
 
 /// The segments that count.

@@ -130,7 +130,7 @@ impl Wal {
         from.has_flaws = true;
         step.damage.push(Damage {
             group: None,
-            segment: "manifest".to_owned(),
+            segment: manifest::NAME.to_owned(),
             offset: 0,
             what: "a copy of the manifest is bad; nothing is lost".to_owned(),
             log_id: None,

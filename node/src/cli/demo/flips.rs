@@ -34,9 +34,9 @@ const TABLES_PAUSE: Duration = Duration::from_millis(250);
 const ATTEMPTS_MAX: usize = 4;
 /// How long an answer of the nodes is waited for.
 const ASK_PATIENCE: Duration = Duration::from_secs(3);
-/// What was flipped must be told and repaired within this. Damage of the log counts as repaired once a whole
-/// cycle of its scrub has found none, and a large log is read at a bounded rate.
-const TOLD_PATIENCE: Duration = Duration::from_secs(90);
+/// What was flipped must be told and repaired within this: a large log is read at a bounded rate, and what is
+/// needed of a damaged segment is written again elsewhere first.
+const TOLD_PATIENCE: Duration = Duration::from_secs(45);
 /// Where the node's cluster stands in a segment's header, and what a batch of it begins with.
 const HEADER_AT: u64 = 12;
 const BATCH_MAGIC: &[u8] = b"RKVBATCH";

@@ -90,7 +90,9 @@ async fn anything_kept_twice_that_turns_bad_is_found_and_written_again() {
             !is_whole && found.iter().all(|damage| damage.group.is_none()),
             "{what}: {found:?}"
         );
+        assert!(!found.iter().any(|damage| wal.is_gone(damage)), "{what}: not yet");
         pause().await;
+        assert!(found.iter().all(|damage| wal.is_gone(damage)), "{what}");
         assert_eq!(cycle(&wal).await, (Vec::new(), true), "{what}");
         assert!(
             !disk.files().iter().any(|(name, _)| *name == path),
@@ -131,6 +133,7 @@ async fn a_bad_manifest_is_found_and_written_again() {
         let (found, _) = cycle(&wal).await;
         assert_eq!(found.len(), 1, "{found:?}");
         pause().await;
+        assert!(!wal.is_gone(&found[0]), "it is written again in its place");
         assert_eq!(cycle(&wal).await, (Vec::new(), true));
         is_whole_after_a_crash(&disk, "a manifest").await;
     }
