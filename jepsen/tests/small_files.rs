@@ -1,7 +1,7 @@
 //! The node's small files are read back from the device while it runs: what is not as it was written is told
 //! and written again, before a restart would need it.
 //!
-//! One story in virtual time on a simulated cluster of three nodes, told for several seeds:
+//! Stories in virtual time on a simulated cluster of three nodes, each told for several seeds:
 //! `REELKV_PAGE_SEEDS=50` sets how many (default 3), `REELKV_SEED=7` runs that one alone.
 
 #[allow(dead_code)] // other pages use other parts of the stage
@@ -44,6 +44,32 @@ fn a_byte_flipped_in_a_small_file_of_a_running_node_is_found_within_ten_seconds(
             world.ends_well().await?;
             let damage = world.node_status(VICTIM).await?.damage;
             ensure!(damage.len() == FILES.len(), "{damage:#?}");
+            Ok(())
+        },
+    );
+}
+
+/// A node that waits for another to answer learns meanwhile, and shows what it has.
+#[test]
+fn a_start_that_waits_for_a_node_that_is_off_tells_no_damage() {
+    page(
+        "a_start_that_waits_for_a_node_that_is_off_tells_no_damage",
+        |mut world| async move {
+            const OFF: usize = (VICTIM + 1) % 3;
+            world.settle().await;
+            ensure!(
+                world.cluster.crash(OFF) && world.cluster.crash(VICTIM),
+                "they were off"
+            );
+            world.restart(VICTIM).await?;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            world.write(5).await?;
+            world.restart(OFF).await?;
+            world.ends_well().await?;
+            for position in [OFF, VICTIM] {
+                let damage = world.node_status(position).await?.damage;
+                ensure!(damage.is_empty(), "node {position} tells {damage:#?}");
+            }
             Ok(())
         },
     );

@@ -158,7 +158,7 @@ impl Member {
                 Ok(Say::Watermarks(v1::WatermarksMessage {
                     retired,
                     started: self.is_started(),
-                    ..self.watermarks.message(self.directory.written_version())
+                    ..self.memory()
                 }))
             }
             Ask::Digest(request) => {

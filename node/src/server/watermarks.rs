@@ -267,7 +267,8 @@ pub(super) fn outdated(found: Option<u64>, shown: u64) -> Option<(Kind, String)>
     Some((Kind::Outdated, what))
 }
 
-/// Keeps the memory on disk and tells the other nodes of it, until told to stop.
+/// Keeps the memory on disk and tells the other nodes of it, until told to stop. Nothing is written before the
+/// others have said what they were shown: what this run shows would be taken for what an earlier one did.
 pub(super) async fn keep_and_tell(member: Arc<Member>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -275,7 +276,9 @@ pub(super) async fn keep_and_tell(member: Arc<Member>, stop: CancellationToken) 
             () = tokio::time::sleep(KEEP_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
-        member.watermarks.keep().await;
+        if member.is_started() {
+            member.watermarks.keep().await;
+        }
         let others = member.others();
         join_all(
             others
@@ -287,14 +290,23 @@ pub(super) async fn keep_and_tell(member: Arc<Member>, stop: CancellationToken) 
 }
 
 impl Member {
+    /// What this node remembers and shows. Not its map's version before the others have said what they were
+    /// shown of it: a newer one may have been written in this run.
+    pub(super) fn memory(&self) -> v1::WatermarksMessage {
+        let map_version = match self.is_started() {
+            true => self.directory.written_version(),
+            false => 0,
+        };
+        self.watermarks.message(map_version)
+    }
+
     /// Tells another node what this one remembers; returns what that one does.
     pub(super) async fn exchange_watermarks(
         &self,
         addr: &str,
         timeout: Duration,
     ) -> Option<v1::WatermarksMessage> {
-        let map_version = self.directory.written_version();
-        let told = peer_request::Body::Watermarks(self.watermarks.message(map_version));
+        let told = peer_request::Body::Watermarks(self.memory());
         match self.ask(addr, told, timeout).await {
             Ok(peer_response::Body::Watermarks(answer)) => {
                 self.watermarks.learn(&answer);
