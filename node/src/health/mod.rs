@@ -107,9 +107,8 @@ impl Health {
 
     /// Records damage that was made good the moment it was seen.
     pub fn repaired_at_once(&self, damage: Damage) {
-        let only = Which::Same(damage.clone());
-        self.damaged(damage);
-        self.close(only);
+        self.damaged(damage.clone());
+        self.repaired_same(damage);
     }
 
     /// Marks one damage as repaired.

@@ -4,9 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use reelkv_proto::v1;
+use reelkv_proto::types::NodeId;
+use reelkv_proto::v1::{self, peer_request, peer_response};
+
+use crate::error;
 
 /// Why a peer did not answer. An answer that says "no" is a [`v1::PeerResponse`], not this.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -81,3 +85,29 @@ pub trait PeerHandler: Send + Sync + 'static {
 
 /// A transport shared by the parts of one node.
 pub type SharedTransport = Arc<dyn Transport>;
+
+/// Asks another node as this one of this cluster, and tells answers that say "no" from the others.
+///
+/// # Errors
+/// What it answered, or `Unavailable` when no answer came in time.
+pub async fn ask(
+    transport: &dyn Transport,
+    (cluster_id, from_node_id): (Bytes, NodeId),
+    addr: &str,
+    body: peer_request::Body,
+    timeout: Duration,
+) -> Result<peer_response::Body, v1::Error> {
+    let request = v1::PeerRequest {
+        cluster_id,
+        from_node_id,
+        body: Some(body),
+        ..Default::default()
+    };
+    let answer = transport.call(addr, request, timeout).await;
+    let answer = answer.map_err(|failed| error::unavailable(failed.to_string()))?;
+    match answer.body {
+        Some(peer_response::Body::Error(error)) => Err(error),
+        Some(body) => Ok(body),
+        None => Err(error::internal("an empty answer")),
+    }
+}

@@ -10,10 +10,9 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 use super::{Clocks, Rate, Senders};
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
-use crate::error;
 use crate::health::Health;
 use crate::raft::RaftTimes;
-use crate::raft::transport::SharedTransport;
+use crate::raft::transport::{self, SharedTransport};
 use crate::storage::Storage;
 use crate::wal::Wal;
 
@@ -100,20 +99,7 @@ impl ReplicaContext {
         body: peer_request::Body,
         timeout: Duration,
     ) -> Result<peer_response::Body, v1::Error> {
-        let request = v1::PeerRequest {
-            cluster_id: self.cluster_id.clone(),
-            from_node_id: self.node_id,
-            body: Some(body),
-            ..Default::default()
-        };
-        let answer = self.transport.call(addr, request, timeout).await;
-        match answer
-            .map_err(|failed| error::unavailable(failed.to_string()))?
-            .body
-        {
-            Some(peer_response::Body::Error(error)) => Err(error),
-            Some(body) => Ok(body),
-            None => Err(error::internal("an empty answer")),
-        }
+        let own = (self.cluster_id.clone(), self.node_id);
+        transport::ask(&*self.transport, own, addr, body, timeout).await
     }
 }

@@ -66,7 +66,12 @@ fn tell(replicas: &Replicas, step: &Scrubbed, unrepaired: &Unrepaired) {
         if known.all(|event| event.position != damage.position) {
             health.damaged(damage.clone());
         }
-        unrepaired.lock().push((of_log.clone(), damage));
+        let found = (of_log.clone(), damage);
+        let mut unrepaired = unrepaired.lock();
+        // A disk on which it cannot be written again gives the same in every cycle.
+        if !unrepaired.contains(&found) {
+            unrepaired.push(found);
+        }
     }
     // Also what an earlier run has told, and the manifest, which is written again in its place.
     if step.is_whole {

@@ -15,6 +15,7 @@ use crate::clock::now;
 use crate::error;
 use crate::limits::INITIAL_SHARDS_MAX;
 use crate::placement::spread;
+use crate::raft::transport;
 use crate::shard::Control;
 use crate::wal::GroupId;
 
@@ -297,21 +298,8 @@ impl Member {
         body: peer_request::Body,
         timeout: Duration,
     ) -> Result<peer_response::Body, v1::Error> {
-        let request = v1::PeerRequest {
-            cluster_id: self.cluster_id(),
-            from_node_id: self.node_id(),
-            body: Some(body),
-            ..Default::default()
-        };
-        let answer = self.transport.call(addr, request, timeout).await;
-        match answer
-            .map_err(|error| error::unavailable(error.to_string()))?
-            .body
-        {
-            Some(peer_response::Body::Error(error)) => Err(error),
-            Some(body) => Ok(body),
-            None => Err(error::internal("an empty answer")),
-        }
+        let own = (self.cluster_id(), self.node_id());
+        transport::ask(&*self.transport, own, addr, body, timeout).await
     }
 
     /// Writes the directory of a newborn cluster as soon as the meta shard has a leader.

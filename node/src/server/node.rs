@@ -22,7 +22,7 @@ use crate::disk::{Disk, SharedDisk};
 use crate::error;
 use crate::health::{Action, Damage, Health, Kind, Owner, Structure};
 use crate::metrics::RequestMetrics;
-use crate::raft::transport::SharedTransport;
+use crate::raft::transport::{self, SharedTransport};
 use crate::replica::ReplicaSettings;
 use crate::storage::{StorageConfig, TreeError};
 use crate::wal::{self, WalConfig, WalError};
@@ -404,24 +404,8 @@ impl Node {
         timeout: Duration,
     ) -> Result<peer_response::Body, v1::Error> {
         let member = self.member();
-        let request = v1::PeerRequest {
-            cluster_id: member
-                .as_ref()
-                .map(|member| member.cluster_id())
-                .unwrap_or_default(),
-            from_node_id: member.map_or(0, |member| member.node_id()),
-            body: Some(body),
-            ..Default::default()
-        };
-        let response = self.transport.call(addr, request, timeout).await;
-        match response
-            .map_err(|error| error::unavailable(error.to_string()))?
-            .body
-        {
-            Some(peer_response::Body::Error(error)) => Err(error),
-            Some(body) => Ok(body),
-            None => Err(error::internal("an empty answer")),
-        }
+        let own = member.map_or_else(Default::default, |member| (member.cluster_id(), member.node_id()));
+        transport::ask(&*self.transport, own, addr, body, timeout).await
     }
 
     /// The node as a member; `None` while it belongs to no cluster.

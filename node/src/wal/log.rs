@@ -204,12 +204,6 @@ impl Wal {
         self.shared.disk_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether a segment, by name, is part of the log: it is not deleted yet, and something may need it.
-    pub fn has_segment(&self, name: &str) -> bool {
-        let state = self.shared.state.lock();
-        state.layout.keys().any(|number| segment::name(*number) == name)
-    }
-
     /// Whether damage is no more because its segment is none of the log's any more. Never that of the manifest,
     /// which is written again in its place.
     pub fn is_gone(&self, damage: &Damage) -> bool {
