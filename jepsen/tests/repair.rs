@@ -127,6 +127,55 @@ fn a_record_bad_on_every_replica_is_waited_for_and_named() {
     );
 }
 
+/// Whoever knows what a lost record should say writes it again, and it is served from then on. Of keys
+/// beside it, which may have been lost with it, still nothing is made up.
+#[test]
+fn a_record_bad_on_every_replica_is_served_once_it_is_written_again() {
+    page(
+        "a_record_bad_on_every_replica_is_served_once_it_is_written_again",
+        |mut world| async move {
+            world.settle().await;
+            let shard_id = *world.leaderships().await?.keys().next().context("a data shard")?;
+            let keys: BTreeSet<Bytes> = (0..3)
+                .map(|position| damage(&world, position, shard_id, 0))
+                .collect::<anyhow::Result<_>>()?;
+            let lost = keys.first().cloned().context("a key")?;
+            let beside = lost.slice(..lost.len() - 1);
+            let addrs = world.client.addrs.clone();
+            for round in 0..40 {
+                for key in [&lost, &beside] {
+                    let read = world
+                        .client
+                        .once(&addrs[round % 3], world.client.get_op(key))
+                        .await;
+                    ensure!(read.is_none(), "{key:?} was answered by {read:?}");
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            let value = Bytes::from_static(b"what it should say");
+            let put = world.client.put_op(&lost, &value);
+            world.client.insist(&addrs, put, Duration::from_secs(10)).await?;
+            world.acknowledged.insert(lost, value);
+            world.read_all_through(&addrs).await?;
+            // Checkpoints and restarts keep it.
+            world.settle().await;
+            for position in 0..3 {
+                ensure!(world.cluster.crash(position), "it was off");
+            }
+            for position in 0..3 {
+                world.cluster.start_node(position).await?;
+            }
+            world.read_all_through(&addrs).await?;
+            world.write(20).await?;
+            for addr in &addrs {
+                let read = world.client.once(addr, world.client.get_op(&beside)).await;
+                ensure!(read.is_none(), "{beside:?} was answered by {read:?}");
+            }
+            Ok(())
+        },
+    );
+}
+
 /// Entries go on being applied while another tree is filled, and it holds them in the end.
 #[test]
 fn a_tree_is_refilled_under_load() {

@@ -172,8 +172,13 @@ impl Repairer {
     /// Returns what is still unproven.
     async fn rebuild(&self, tree: Tree, attempt: usize) -> Result<Spans, RepairError> {
         let (_pin, begun) = self.store.begin_rebuild();
-        let mut parts = self.parts_of_peers(&tree, &begun, attempt).await?;
-        if begun.unproven != Spans::everything() {
+        let has_own = begun.unproven != Spans::everything();
+        let mut parts = match self.parts_of_peers(&tree, &begun, attempt).await {
+            // Without the bad files what was lost is proven as soon as it is written again.
+            Err(RepairError::NobodyCan(_)) if has_own && self.store.is_worn() => Vec::new(),
+            parts => parts?,
+        };
+        if has_own {
             parts.extend(self.own_part(&tree, &begun.unproven).await?);
         }
         let rebuild = Rebuild::new(tree, parts, begun)?;

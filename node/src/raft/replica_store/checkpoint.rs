@@ -5,7 +5,7 @@ use std::io;
 use prost::Message;
 use reelkv_proto::v1;
 
-use super::{Marked, ReplicaStore};
+use super::{Marked, ReplicaStore, Trust};
 use crate::mutants::Mutant;
 use crate::raft::{Doubts, ReplicaMark};
 use crate::shard::{Control, LogId, Spans};
@@ -102,8 +102,19 @@ impl ReplicaStore {
 
     /// Puts the present tree on record; the caller has the turn.
     async fn record(&self, control: v1::ControlState, mark: Mark) -> io::Result<()> {
-        let doubts = self.doubts();
-        self.put_mark(control, Some(mark), doubts).await
+        let (doubts, is_whole_again) = {
+            let mut state = self.state.lock();
+            let had_unproven = !state.unproven.is_empty();
+            let doubts = state.doubts_on_record(control.applied.map(LogId::from));
+            let is_whole_again = had_unproven && doubts.unproven.is_empty();
+            (doubts, is_whole_again && state.trust() == Trust::Trusted)
+        };
+        self.put_mark(control, Some(mark), doubts).await?;
+        if is_whole_again {
+            tracing::info!(id = ?self.parts.id, "what was lost has been written again");
+            self.told_repaired();
+        }
+        Ok(())
     }
 
     /// Puts a tree, or that there is none, on record.

@@ -91,10 +91,11 @@ impl ReplicaStore {
     pub async fn distrust(&self, replaced: u64, spans: &Spans, index: u64) -> io::Result<bool> {
         {
             let mut state = self.state.lock();
-            let is_known = spans.without(&state.unproven).is_empty();
+            let is_known = spans.without(&state.unproven()).is_empty();
             if state.tree.is_none() || state.replaced != replaced || is_known {
                 return Ok(false);
             }
+            state.rewritten.forget(spans);
             state.unproven.extend(spans);
             state.uncompared.extend(spans);
         }

@@ -4,12 +4,14 @@
 //! - `trust` is about damage: what may be answered from the tree, and what the log is told of it;
 //! - `marker` takes the views that replicas compare, and keeps what came of it;
 //! - `checkpoint` makes the tree durable and puts it on record;
-//! - `rebuild` fills another tree in its place, while entries go on being applied.
+//! - `rebuild` fills another tree in its place, while entries go on being applied;
+//! - `rewritten` are lost keys that entries have written since.
 
 mod checkpoint;
 mod marker;
 mod open;
 mod rebuild;
+mod rewritten;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -35,6 +37,8 @@ pub use marker::MarkedView;
 pub use rebuild::{LogPin, Part, Rebuild, RebuildBegun, RebuildError};
 pub use trust::Trust;
 pub use views::Donation;
+
+use rewritten::Rewritten;
 
 /// What a store is made of.
 #[derive(Clone)]
@@ -70,8 +74,10 @@ struct State {
     tree: Option<Tree>,
     generation: u64,
     marked: Marked,
-    /// Keys about which the tree proves nothing.
+    /// Keys about which the tree proved nothing when it was read or filled.
     unproven: Spans,
+    /// Those of them that it proves since, as entries have written them.
+    rewritten: Rewritten,
     /// Keys that came from another replica and were not compared since.
     uncompared: Spans,
     /// Something is wrong with the tree, and nobody has looked yet where.
@@ -151,6 +157,7 @@ impl ReplicaStore {
                     if let Some(first) = expiries.filter(|at_ms| *at_ms != 0).min() {
                         state.next_expiry_ms = state.next_expiry_ms.min(first);
                     }
+                    self.note_rewritten(&mut state, log_id.index, &changes);
                     let failed = state
                         .tree
                         .as_ref()

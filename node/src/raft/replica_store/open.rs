@@ -9,7 +9,7 @@ use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1;
 use tokio::sync::watch;
 
-use super::{Marked, ReplicaStore, State, StoreParts, Trust, other};
+use super::{Marked, ReplicaStore, Rewritten, State, StoreParts, Trust, other};
 use crate::health::{Action, Damage, Kind, Structure};
 use crate::mutants::Mutant;
 use crate::raft::{Doubts, ReplicaMark};
@@ -50,6 +50,7 @@ impl ReplicaStore {
             generation: found.generation,
             marked: found.marked,
             unproven: found.doubts.unproven,
+            rewritten: Rewritten::default(),
             uncompared: found.doubts.uncompared,
             suspect: false,
             worn: false,

@@ -16,7 +16,7 @@ use prost::Message;
 use reelkv_proto::types::Version;
 use reelkv_proto::v1;
 
-use super::ReplicaStore;
+use super::{ReplicaStore, Rewritten};
 use crate::mutants::Mutant;
 use crate::raft::Doubts;
 use crate::shard::{Applied, Command, Control, LogId, Spans};
@@ -77,12 +77,14 @@ impl Drop for LogPin {
 /// A tree being filled in the place of another.
 ///
 /// Invariant: of each part's keys it holds what the log says up to `control`'s entry or up to the
-/// part's, whichever is later; of other keys, what was written since the earliest part.
+/// part's, whichever is later; of other keys, what was written since the earliest part (`rewritten`).
 pub struct Rebuild {
     tree: Tree,
     control: Control,
     parts: Vec<Part>,
     begun: RebuildBegun,
+    /// Keys that no part says anything of, and that entries have written to it.
+    rewritten: Rewritten,
 }
 
 /// How things stood when a rebuild began.
@@ -110,15 +112,16 @@ impl Rebuild {
             control,
             parts,
             begun,
+            rewritten: Rewritten::default(),
         };
         rebuild.compare_parts()?;
         Ok(rebuild)
     }
 
-    /// The version up to which a key's records are complete.
-    fn complete_to(&self, key: &[u8]) -> Version {
+    /// The version up to which a key's records are complete; `None` if no part says anything of it.
+    fn complete_to(&self, key: &[u8]) -> Option<Version> {
         let of_key = self.parts.iter().filter(|part| part.spans.contains(key));
-        of_key.map(|part| part.control.last_version()).max().unwrap_or(0)
+        of_key.map(|part| part.control.last_version()).max()
     }
 
     /// The entry that every part has reached.
@@ -154,7 +157,11 @@ impl Rebuild {
                     let last_version = self.control.last_version();
                     self.tree.begin_entry(last_version);
                     for change in changes {
-                        if change.version > self.complete_to(&change.key) {
+                        let complete_to = self.complete_to(&change.key);
+                        if complete_to.is_none() {
+                            self.rewritten.note(&change.key, entry.log_id.index);
+                        }
+                        if complete_to.is_none_or(|version| change.version > version) {
                             self.tree.insert(&StoredRecord::from(change))?;
                         }
                     }
@@ -232,7 +239,8 @@ impl ReplicaStore {
         let at = rebuild.control.applied().unwrap_or_default();
         let sealed = rebuild.tree.seal(&row, at)?;
         let mark = rebuild.tree.flush(sealed).await?;
-        let doubts = self.doubts_after(&rebuild)?;
+        let mut doubts = self.doubts_after(&rebuild)?;
+        doubts.unproven = doubts.unproven.without(&rebuild.rewritten.keys());
         let control = rebuild.control.encode_without_tokens();
         self.put_mark(control, Some(mark), doubts).await?;
         while self.lag(&rebuild) > LAG_MAX {
@@ -249,7 +257,9 @@ impl ReplicaStore {
             state.control = rebuild.control;
             state.unproven = doubts.unproven;
             state.uncompared = doubts.uncompared;
-            state.replace_tree(rebuild.tree)
+            let old = state.replace_tree(rebuild.tree);
+            state.rewritten = rebuild.rewritten;
+            old
         };
         drop((old, _nothing_is_applied));
         self.settle().await;
@@ -275,7 +285,7 @@ impl ReplicaStore {
             }
         }
         let mut unproven = said.complement();
-        unproven.extend(&state.unproven.without(&rebuild.begun.unproven));
+        unproven.extend(&state.unproven().without(&rebuild.begun.unproven));
         Ok(Doubts { unproven, uncompared })
     }
 }

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use reelkv_proto::types::KeyRange;
 use reelkv_proto::v1;
 
 use super::{AppliedPayload, CheckpointOutcome, ReplicaStore, StoreParts, Trust};
 use crate::clock::SimClock;
 use crate::disk::sim::SimDisk;
 use crate::health::Health;
-use crate::shard::{Control, LogId};
-use crate::storage::{EngineKind, MemoryDevice, Storage, StorageConfig};
+use crate::shard::{Control, LogId, Spans};
+use crate::storage::{EngineKind, Lookup, MemoryDevice, Storage, StorageConfig};
 use crate::wal::{GroupId, Identity, Wal, WalConfig};
 
 const ID: GroupId = GroupId {
@@ -76,6 +77,41 @@ impl Machine {
     }
 }
 
+/// Applies an entry that writes one record, whose version is the entry's index.
+async fn put(store: &ReplicaStore, index: u64, key: &'static [u8]) {
+    let effect = v1::Effect {
+        kind: Some(v1::effect::Kind::Put(v1::PutEffect {
+            key: Bytes::from_static(key),
+            value: Bytes::from(index.to_string()),
+            ..Default::default()
+        })),
+    };
+    let body = v1::EntryBody {
+        first_version: index,
+        range_version: store.with_control(|control| control.encode().range_version),
+        term: 1,
+        logged_time_ms: 1_000,
+        effects: vec![effect],
+        executions: Vec::new(),
+    };
+    let applied = store.apply(LogId::new(1, index), AppliedPayload::Normal(&body));
+    applied.await.expect("a put is known");
+}
+
+/// What the store answers of a key; `None` when it proves nothing.
+fn answer(store: &ReplicaStore, key: &[u8]) -> Option<Option<Bytes>> {
+    let (view, _) = store.view_of_key(key)?;
+    match view.get(key) {
+        Lookup::Value(record) => Some(record.value),
+        Lookup::Absent { .. } => Some(None),
+        Lookup::Unproven(_) => None,
+    }
+}
+
+fn only(key: &[u8]) -> Spans {
+    Spans::from(KeyRange::new(key.to_vec(), [key, &[0]].concat()))
+}
+
 async fn apply(store: &ReplicaStore, index: u64) -> LogId {
     let log_id = LogId::new(1, index);
     let applied = store.apply(log_id, AppliedPayload::Blank).await;
@@ -111,4 +147,73 @@ async fn a_tree_ahead_of_its_record_is_on_record_before_raft_starts() {
     let store = machine.boot().await;
     assert_eq!(store.trust(), Trust::Refilling);
     assert_eq!(store.with_control(Control::applied), Some(ahead));
+}
+
+/// An entry that writes a lost key holds all of its record: it proves the key, and the checkpoint that
+/// holds it puts that on record. Until then a restart has to apply it again.
+#[tokio::test]
+async fn a_lost_key_is_proven_by_the_entry_that_writes_it_again() {
+    let machine = Machine::new();
+    let store = machine.boot().await;
+    put(&store, 1, b"kept").await;
+    put(&store, 2, b"lost").await;
+    store.checkpoint().await.expect("all is well");
+    let lost = only(b"lost");
+    assert!(store.distrust(0, &lost, 2).await.expect("it is on record"));
+    assert_eq!(store.trust(), Trust::Repairing);
+    put(&store, 3, b"kept").await;
+    assert_eq!(answer(&store, b"lost"), None);
+
+    put(&store, 4, b"lost").await;
+    assert_eq!(answer(&store, b"lost"), Some(Some(Bytes::from("4"))));
+    assert_eq!(
+        (store.trust(), store.unproven()),
+        (Trust::Trusted, Spans::default())
+    );
+    // On record it is with the tree that holds it, whatever else is recorded before.
+    store.record_trust().await.expect("all is well");
+    machine.cut_power();
+    let store = machine.boot().await;
+    assert_eq!((answer(&store, b"lost"), store.unproven()), (None, lost));
+    put(&store, 3, b"kept").await;
+    assert_eq!(answer(&store, b"lost"), None);
+    put(&store, 4, b"lost").await;
+    store.checkpoint().await.expect("all is well");
+    machine.cut_power();
+    let store = machine.boot().await;
+    assert_eq!(store.trust(), Trust::Trusted);
+    assert_eq!(answer(&store, b"lost"), Some(Some(Bytes::from("4"))));
+}
+
+/// What most voters hold differently is in doubt again, also when it was written since.
+#[tokio::test]
+async fn a_key_written_again_can_be_doubted_again() {
+    let store = Machine::new().boot().await;
+    put(&store, 1, b"lost").await;
+    store.checkpoint().await.expect("all is well");
+    let lost = only(b"lost");
+    assert!(store.distrust(0, &lost, 1).await.expect("it is on record"));
+    put(&store, 2, b"lost").await;
+    assert_eq!(store.trust(), Trust::Trusted);
+    assert!(store.distrust(0, &lost, 2).await.expect("it is on record"));
+    assert_eq!((store.trust(), store.unproven()), (Trust::Repairing, lost));
+    assert_eq!(answer(&store, b"lost"), None);
+}
+
+/// While bad files are in the tree, nobody knows that a read of the key will not meet them.
+#[tokio::test]
+async fn a_key_written_into_a_tree_with_bad_files_stays_unproven() {
+    let machine = Machine::new();
+    let store = machine.boot().await;
+    put(&store, 1, b"lost").await;
+    store.checkpoint().await.expect("all is well");
+    let tree = store.tree().expect("there is one");
+    let bad = machine.device.damage_record(tree.id(), 0);
+    assert_eq!(bad.as_deref(), Some(&b"lost"[..]));
+    let report = tree.sweep().await.expect("it can be read");
+    store.inspected(&tree, &report).await.expect("it is on record");
+    assert!(store.is_worn() && store.unproven().contains(b"lost"));
+    put(&store, 2, b"lost").await;
+    assert_eq!(answer(&store, b"lost"), None);
+    assert_eq!(store.trust(), Trust::Repairing);
 }

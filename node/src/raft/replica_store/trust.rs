@@ -15,7 +15,7 @@ use super::{ReplicaStore, State, StoreParts};
 use crate::health::{Action, Damage, Kind, Structure};
 use crate::mutants::Mutant;
 use crate::raft::Doubts;
-use crate::shard::Spans;
+use crate::shard::{LogId, RecordChange, Spans};
 use crate::storage::{SweepReport, Tree, TreeError};
 
 /// How far a replica may answer from its tree.
@@ -36,7 +36,7 @@ impl State {
         match &self.tree {
             None => Trust::Refilling,
             Some(_) if self.suspect => Trust::Suspect,
-            Some(_) if self.worn || !self.unproven.is_empty() => Trust::Repairing,
+            Some(_) if self.worn || !self.unproven().is_empty() => Trust::Repairing,
             Some(_) => Trust::Trusted,
         }
     }
@@ -44,7 +44,7 @@ impl State {
     /// Keys about which the tree proves nothing: all of them while there is no tree.
     pub(super) fn unproven(&self) -> Spans {
         match self.tree {
-            Some(_) => self.unproven.clone(),
+            Some(_) => self.unproven.without(&self.rewritten.keys()),
             None => Spans::everything(),
         }
     }
@@ -52,6 +52,23 @@ impl State {
     pub(super) fn doubts(&self) -> Doubts {
         Doubts {
             unproven: self.unproven(),
+            uncompared: self.uncompared.clone(),
+        }
+    }
+
+    /// Whether the tree proves what it says of a key.
+    pub(super) fn proves(&self, key: &[u8]) -> bool {
+        self.tree.is_some() && (!self.unproven.contains(key) || self.rewritten.contains(key))
+    }
+
+    /// What goes on record beside a tree that holds everything up to the entry `applied`: a key that a
+    /// later entry has written is proven by that entry alone, which a restart applies again.
+    pub(super) fn doubts_on_record(&mut self, applied: Option<LogId>) -> Doubts {
+        let proven = self.rewritten.up_to(applied.map_or(0, |applied| applied.index));
+        self.unproven = self.unproven.without(&proven);
+        self.rewritten.forget(&proven);
+        Doubts {
+            unproven: self.unproven.clone(),
             uncompared: self.uncompared.clone(),
         }
     }
@@ -65,6 +82,7 @@ impl State {
         self.replaced += 1;
         self.suspect = false;
         self.worn = false;
+        self.rewritten.clear();
         self.next_expiry_ms = 0;
         self.tree.replace(tree)
     }
@@ -109,6 +127,7 @@ impl ReplicaStore {
         }
         if state.tree.take().is_some() {
             state.unproven = Spans::default();
+            state.rewritten.clear();
             Self::report(&self.parts, error, Action::Refill);
             self.tell_trust(state);
         }
@@ -127,6 +146,10 @@ impl ReplicaStore {
             state.suspect = false;
             state.worn |= !report.is_clean();
             state.unproven.extend(&unproven_by(report));
+            if state.worn {
+                // Where they lie is not known: a read of any may meet what is bad.
+                state.rewritten.clear();
+            }
             if Mutant::BlessByRescan.is_on() {
                 state.worn = false;
                 state.unproven = Spans::default();
@@ -151,17 +174,18 @@ impl ReplicaStore {
         {
             let _one_at_a_time = self.checkpointing.lock().await;
             let (control, tree, doubts) = {
-                let state = self.state.lock();
-                match (&state.tree, &state.marked.control, &state.marked.tree) {
-                    (None, ..) => (
-                        Some(state.control.encode_without_tokens()),
-                        None,
-                        Doubts::default(),
-                    ),
-                    (Some(_), Some(control), Some(mark)) => {
-                        (Some(control.clone()), Some(mark.clone()), state.doubts())
+                let mut state = self.state.lock();
+                let applied = state.marked.applied();
+                let marked = (state.marked.control.clone(), state.marked.tree.clone());
+                match (&state.tree, marked) {
+                    (None, _) => {
+                        let control = state.control.encode_without_tokens();
+                        (Some(control), None, Doubts::default())
                     }
-                    (Some(_), ..) => (None, None, Doubts::default()),
+                    (Some(_), (Some(control), Some(mark))) => {
+                        (Some(control), Some(mark), state.doubts_on_record(applied))
+                    }
+                    (Some(_), _) => (None, None, Doubts::default()),
                 }
             };
             if let Some(control) = control {
@@ -201,7 +225,7 @@ impl ReplicaStore {
         parts.health.damaged(damage);
     }
 
-    fn told_repaired(&self) {
+    pub(super) fn told_repaired(&self) {
         let (health, shard_id) = (&self.parts.health, self.parts.id.shard_id);
         health.repaired(shard_id, Structure::Tree);
         health.repaired(shard_id, Structure::Record);
@@ -222,8 +246,23 @@ impl ReplicaStore {
         self.state.lock().unproven()
     }
 
-    pub(super) fn doubts(&self) -> Doubts {
-        self.state.lock().doubts()
+    /// Whether files of the tree are bad, so that it is to be written again.
+    pub fn is_worn(&self) -> bool {
+        self.state.lock().worn
+    }
+
+    /// An entry that is being applied writes these records; those that were lost are proven by it, unless
+    /// what is bad of them still lies in the tree.
+    pub(super) fn note_rewritten(&self, state: &mut State, index: u64, changes: &[RecordChange]) {
+        if state.worn || state.unproven.is_empty() {
+            return;
+        }
+        for change in changes {
+            if state.unproven.contains(&change.key) {
+                state.rewritten.note(&change.key, index);
+            }
+        }
+        self.tell_trust(state);
     }
 }
 

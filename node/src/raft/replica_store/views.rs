@@ -30,7 +30,7 @@ impl State {
         for (index, waiting) in std::mem::take(&mut self.awaited) {
             match &self.tree {
                 _ if index > applied => self.awaited.push((index, waiting)),
-                Some(tree) if index == applied && self.unproven.is_empty() => {
+                Some(tree) if index == applied && self.unproven().is_empty() => {
                     // Whoever does not wait any more needs no view.
                     let _ = waiting.send((tree.view(), self.control.clone()));
                 }
@@ -46,7 +46,7 @@ impl ReplicaStore {
     pub fn view_of(&self, range: &KeyRange) -> Option<(View, u64)> {
         let state = self.state.lock();
         let tree = state.tree.as_ref()?;
-        let proven = !state.unproven.intersects(range);
+        let proven = !state.unproven().intersects(range);
         proven.then(|| (tree.view(), state.control.logged_time_ms()))
     }
 
@@ -54,8 +54,9 @@ impl ReplicaStore {
     pub fn view_of_key(&self, key: &[u8]) -> Option<(View, u64)> {
         let state = self.state.lock();
         let tree = state.tree.as_ref()?;
-        let proven = !state.unproven.contains(key);
-        proven.then(|| (tree.view(), state.control.logged_time_ms()))
+        state
+            .proves(key)
+            .then(|| (tree.view(), state.control.logged_time_ms()))
     }
 
     /// A view of everything, if all of it is proven here.
@@ -79,7 +80,7 @@ impl ReplicaStore {
         (state.trust() != Trust::Suspect).then(|| Donation {
             view: donated_view(tree),
             control: state.control.clone(),
-            withheld: state.unproven.clone(),
+            withheld: state.unproven(),
         })
     }
 
