@@ -25,6 +25,11 @@ impl Rewritten {
         }
     }
 
+    /// Whether no key was written.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a key was written.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.0.contains_key(key)

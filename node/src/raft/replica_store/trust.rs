@@ -36,7 +36,7 @@ impl State {
         match &self.tree {
             None => Trust::Refilling,
             Some(_) if self.suspect => Trust::Suspect,
-            Some(_) if self.worn || !self.unproven().is_empty() => Trust::Repairing,
+            Some(_) if self.worn || !self.proves_all() => Trust::Repairing,
             Some(_) => Trust::Trusted,
         }
     }
@@ -44,6 +44,7 @@ impl State {
     /// Keys about which the tree proves nothing: all of them while there is no tree.
     pub(super) fn unproven(&self) -> Spans {
         match self.tree {
+            Some(_) if self.rewritten.is_empty() => self.unproven.clone(),
             Some(_) => self.unproven.without(&self.rewritten.keys()),
             None => Spans::everything(),
         }
@@ -56,6 +57,18 @@ impl State {
         }
     }
 
+    /// Whether the tree proves what it says of every key.
+    pub(super) fn proves_all(&self) -> bool {
+        self.proves_range(&KeyRange::default())
+    }
+
+    /// Whether the tree proves what it says of every key of a range.
+    pub(super) fn proves_range(&self, range: &KeyRange) -> bool {
+        let proved = !self.unproven.intersects(range);
+        let proves = || !self.rewritten.is_empty() && !self.unproven().intersects(range);
+        self.tree.is_some() && (proved || proves())
+    }
+
     /// Whether the tree proves what it says of a key.
     pub(super) fn proves(&self, key: &[u8]) -> bool {
         self.tree.is_some() && (!self.unproven.contains(key) || self.rewritten.contains(key))
@@ -65,8 +78,10 @@ impl State {
     /// later entry has written is proven by that entry alone, which a restart applies again.
     pub(super) fn doubts_on_record(&mut self, applied: Option<LogId>) -> Doubts {
         let proven = self.rewritten.up_to(applied.map_or(0, |applied| applied.index));
-        self.unproven = self.unproven.without(&proven);
-        self.rewritten.forget(&proven);
+        if !proven.is_empty() {
+            self.unproven = self.unproven.without(&proven);
+            self.rewritten.forget(&proven);
+        }
         Doubts {
             unproven: self.unproven.clone(),
             uncompared: self.uncompared.clone(),
@@ -257,12 +272,16 @@ impl ReplicaStore {
         if state.worn || state.unproven.is_empty() {
             return;
         }
-        for change in changes {
-            if state.unproven.contains(&change.key) {
-                state.rewritten.note(&change.key, index);
-            }
+        let lost = changes
+            .iter()
+            .filter(|change| state.unproven.contains(&change.key));
+        let lost: Vec<_> = lost.map(|change| change.key.clone()).collect();
+        for key in &lost {
+            state.rewritten.note(key, index);
         }
-        self.tell_trust(state);
+        if !lost.is_empty() {
+            self.tell_trust(state);
+        }
     }
 }
 

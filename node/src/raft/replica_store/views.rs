@@ -30,7 +30,7 @@ impl State {
         for (index, waiting) in std::mem::take(&mut self.awaited) {
             match &self.tree {
                 _ if index > applied => self.awaited.push((index, waiting)),
-                Some(tree) if index == applied && self.unproven().is_empty() => {
+                Some(tree) if index == applied && self.proves_all() => {
                     // Whoever does not wait any more needs no view.
                     let _ = waiting.send((tree.view(), self.control.clone()));
                 }
@@ -46,8 +46,9 @@ impl ReplicaStore {
     pub fn view_of(&self, range: &KeyRange) -> Option<(View, u64)> {
         let state = self.state.lock();
         let tree = state.tree.as_ref()?;
-        let proven = !state.unproven().intersects(range);
-        proven.then(|| (tree.view(), state.control.logged_time_ms()))
+        state
+            .proves_range(range)
+            .then(|| (tree.view(), state.control.logged_time_ms()))
     }
 
     /// The same for one key.
