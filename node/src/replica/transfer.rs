@@ -64,10 +64,7 @@ pub(super) fn send_view(
     disk: SharedDisk,
     request: v1::FetchViewRequest,
 ) -> BoxStream<'static, Result<v1::ViewPayload, v1::Error>> {
-    let wanted = match request.spans.is_empty() {
-        true => Spans::everything(),
-        false => spans_from_wire(request.spans),
-    };
+    let wanted = wanted(&request);
     let withheld = wanted.intersection(&donation.withheld);
     let mut given = wanted.without(&withheld);
     if !request.after_key.is_empty() {
@@ -289,7 +286,9 @@ impl Receiver<'_> {
                 Some(view_payload::Kind::Control(state)) => {
                     self.request.view_id = payload.view_id;
                     let withheld = spans_from_wire(payload.withheld);
-                    begin(tree, received, Control::decode(state), withheld)?;
+                    // A view that gives nothing leaves the tree as it is: it need not be waited for.
+                    let gives = !wanted(&self.request).without(&withheld).is_empty();
+                    begin(tree, gives, received, Control::decode(state), withheld)?;
                 }
                 Some(view_payload::Kind::Records(page)) => {
                     let bytes: usize = page.records.iter().map(|record| record.record.len()).sum();
@@ -330,8 +329,17 @@ pub(super) fn verified(record: &v1::ViewRecord) -> Result<StoredRecord, Transfer
         .map_err(|damage| TransferError::Damaged(damage.to_string()))
 }
 
+/// The keys that a request asks for.
+fn wanted(request: &v1::FetchViewRequest) -> Spans {
+    match request.spans.is_empty() {
+        true => Spans::everything(),
+        false => spans_from_wire(request.spans.clone()),
+    }
+}
+
 fn begin(
     tree: &Tree,
+    gives: bool,
     received: &mut Option<Received>,
     control: Control,
     withheld: Spans,
@@ -342,7 +350,9 @@ fn begin(
             "a resumed transfer is of another view".to_owned(),
         )),
         None => {
-            announce(tree, &control);
+            if gives {
+                announce(tree, &control);
+            }
             *received = Some(Received { control, withheld });
             Ok(())
         }

@@ -38,7 +38,8 @@ pub(super) use restore::{Restorer, tell};
 use voters::{Answer, Asked, other_voters};
 
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A voter that has what is missing may be back at any moment, and the shard waits for that.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// What became of a faulty entry in one round of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
