@@ -2,7 +2,7 @@
 //!
 //! A row of version v has the library's sequence number `v << 20`. The library's own steps (it
 //! numbers every flush and compaction) and control rows take the numbers between two versions. Keys are
-//! prefixed: `1` for records, `0` for the control row, which therefore no scan of records meets.
+//! prefixed: `1` for records, `0` for the two copies of the control row, which therefore no scan of records meets.
 //!
 //! What the library does, and what follows (each fact has a test in `facts.rs`):
 //! - A read at `s` sees numbers `< s`, so a view at v reads at `(v + 1) << 20`.
@@ -59,6 +59,11 @@ const STEPS: u64 = 1 << STEP_BITS;
 const STEPS_MARGIN: u64 = 1 << 10;
 const RECORD_PREFIX: u8 = 1;
 const CONTROL_KEY: [u8; 2] = [0, b'c'];
+/// The control row's second copy. Two rows of nothing lie between them: the library ends a block with the row
+/// that fills it, so each copy is in a block of its own, and no 4 KiB of the file hold parts of both.
+const CONTROL_COPY_KEY: [u8; 2] = [0, b'f'];
+const FILLER_KEYS: [[u8; 2]; 2] = [[0, b'd'], [0, b'e']];
+const FILLER: [u8; 4096] = [0; 4096];
 const TABLE_BYTES_TARGET: u64 = 64 << 20;
 /// Read at a time when all files are verified.
 const SCRUB_STEP_BYTES: u64 = 64 << 20;
@@ -224,9 +229,18 @@ impl Engine for LsmEngine {
 
     fn seal(&self, control: Bytes) -> Result<(), TreeError> {
         self.assert_steps_left();
-        let _ = self.tree.insert(CONTROL_KEY, &*control, self.counter.next());
+        let number = self.counter.next();
+        let [first, second] = FILLER_KEYS.map(|key| (key, &FILLER[..]));
+        for (key, row) in [
+            (CONTROL_KEY, &*control),
+            first,
+            second,
+            (CONTROL_COPY_KEY, &*control),
+        ] {
+            let _ = self.tree.insert(key, row, number);
+        }
         let sealed = self.tree.rotate_memtable();
-        assert!(sealed.is_some(), "the memtable holds at least the control row");
+        assert!(sealed.is_some(), "the memtable holds at least the control rows");
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::block::Item;
 use super::files::TABLES;
 use super::rows::{Rows, gap, key_below};
-use super::{CONTROL_KEY, RECORD_PREFIX, STEP_BITS, record_of};
+use super::{CONTROL_COPY_KEY, CONTROL_KEY, RECORD_PREFIX, STEP_BITS, record_of};
 use crate::disk::Disk;
 use crate::storage::control_row::ControlRow;
 use crate::storage::engine::{Found, Gap, Remains};
@@ -83,7 +83,7 @@ impl Salvage {
         let mut newest: Option<Item> = None;
         for source in &mut self.sources {
             while let Some(item) = source.head.take_if(|head| head.key == *key) {
-                if *key == CONTROL_KEY[..] {
+                if *key == CONTROL_KEY[..] || *key == CONTROL_COPY_KEY[..] {
                     let row = item.value.as_ref();
                     let row = row.and_then(|row| ControlRow::decode(self.mark.tree, row).ok());
                     let recorded = (self.mark.applied, self.mark.last_version);

@@ -73,10 +73,8 @@ async fn a_salvaged_tree_with_its_spans_filled_is_the_tree_that_was() {
             "{lost} keys in {salvaged:?}"
         );
         assert_eq!(salvaged.records as usize, contents.len() - lost);
-        assert_eq!(
-            salvaged.control.as_deref(),
-            (place > 0.01).then_some(&b"control 3"[..])
-        );
+        // One of its two copies is whole, wherever the damage lies.
+        assert_eq!(salvaged.control.as_deref(), Some(&b"control 3"[..]));
         for (key, record) in &peer {
             let inside = salvaged.bad_spans.iter().any(|span| span.holds(key));
             let expected = match inside {

@@ -72,6 +72,7 @@ fn places(mark: &Mark, table: &str) -> Vec<Place> {
         .map(|block| block.bytes as usize)
         .collect();
     let data: usize = blocks.iter().sum();
+    let records: usize = blocks[..2].iter().sum();
     let len = mark.files.iter().find(|file| file.name == table).unwrap().len as usize;
     let place = |what, at, bytes, holds_records| Place {
         what,
@@ -80,8 +81,11 @@ fn places(mark: &Mark, table: &str) -> Vec<Place> {
         holds_records,
     };
     vec![
-        place("the first block's header", 10, 1, true),
-        place("the first block", 200, 1, true),
+        // The first two blocks hold a copy of the control row, and nothing.
+        place("the control row's header", 10, 1, false),
+        place("the control row", 200, 1, false),
+        place("the first record block's header", records + 10, 1, true),
+        place("the first record block", records + 200, 1, true),
         place("a block in the middle", data / 2, 1, true),
         place("a page in the middle", data / 2, 4_096, true),
         place("the last block", data - 50, 1, true),
