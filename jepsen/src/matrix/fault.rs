@@ -1,11 +1,14 @@
 //! Faults at rest: what happens to a directory while its node is off.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
 use super::files::Snapshot;
-use super::image::Image;
+use super::image::{BURST, Image, KEYS};
+use super::judge;
 use super::structure::{BLOCK, Layout, Structure, blocks, is_zero, range};
 use super::world::NODES;
 
@@ -363,6 +366,47 @@ pub fn file_faults(image: &Image) -> Vec<Fault> {
     files.chain(DirFault::ALL.into_iter().map(Fault::Dir)).collect()
 }
 
+/// Buckets of keys, each wider than a block of a table.
+const BUCKETS: usize = 9;
+
+/// The nodes whose block this is, among all nodes' blocks that hold the same. Nodes lay their files out
+/// differently, so blocks are told by what is in them: those of tables by their keys, those of the log's
+/// data by the burst of writes that they are of, which no batch reaches beyond; others by their number. Empty
+/// for data of the log that no client wrote.
+fn owners(structure: &str, content: &[u8], number: usize) -> BTreeSet<usize> {
+    match structure {
+        "tree table" => {
+            let keys = numbers_behind(content, b"key ");
+            let owners: BTreeSet<usize> = keys.filter(|key| *key < KEYS).map(owner_of_key).collect();
+            match owners.is_empty() {
+                true => BTreeSet::from([number % NODES]),
+                false => owners,
+            }
+        }
+        "wal data frame" => {
+            let writes = numbers_behind(content, b"by write ");
+            let bursts = writes.filter_map(|write| (write as usize).checked_sub(1));
+            bursts.map(|write| write / BURST % NODES).collect()
+        }
+        _ => BTreeSet::from([number % NODES]),
+    }
+}
+
+fn owner_of_key(number: u64) -> usize {
+    let before = (0..KEYS).filter(|other| judge::key(*other) < judge::key(number));
+    before.count() * BUCKETS / KEYS as usize % NODES
+}
+
+/// The whole numbers that stand behind a word; one that ends with the content may go on elsewhere.
+fn numbers_behind<'c>(content: &'c [u8], word: &'c [u8]) -> impl Iterator<Item = u64> + 'c {
+    let places = (0..content.len()).filter(move |at| content[*at..].starts_with(word));
+    places.filter_map(move |at| {
+        let digits = &content[at + word.len()..];
+        let len = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+        std::str::from_utf8(&digits[..len]).ok()?.parse().ok()
+    })
+}
+
 /// Damage of every node at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Helical {
@@ -403,8 +447,7 @@ impl Helical {
         format!("helical-{which}-{}", self.kind.name())
     }
 
-    /// All nodes' directories with the damage in them, counting the blocks of one structure in the
-    /// order of their files; `None` when no node would differ.
+    /// All nodes' directories with the damage in them; `None` when no node would differ.
     pub fn strike(self, image: &Image, structure: &str, rng: &mut SmallRng) -> Option<Vec<Snapshot>> {
         let mut struck = image.nodes.clone();
         for (position, snapshot) in struck.iter_mut().enumerate() {
@@ -416,12 +459,12 @@ impl Helical {
                     if is_zero(&bytes, block) || layout.of_block(file, &bytes, block).name != structure {
                         continue;
                     }
-                    let own = number % NODES == position;
+                    let place = range(&bytes, block);
+                    let owners = owners(structure, &bytes[place.clone()], number);
                     number += 1;
-                    if own == self.good_only {
+                    if owners.is_empty() || owners.contains(&position) == self.good_only {
                         continue;
                     }
-                    let place = range(&bytes, block);
                     match self.kind {
                         BlockFault::BitFlip => flip_in(&mut bytes[place], rng)?,
                         _ => bytes[place].fill(0),
@@ -431,5 +474,49 @@ impl Helical {
             }
         }
         (struck != image.nodes).then_some(struck)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_all_nodes_that_hold_the_same_have_the_same_owner() {
+        let of_table = |numbers: &[u64]| {
+            let keys = numbers.iter().map(|number| judge::key(*number));
+            let content = keys.fold(vec![7; 10], |mut content, key| {
+                content.extend_from_slice(&key);
+                content.push(0);
+                content
+            });
+            owners("tree table", &content, 1)
+        };
+        // Keys are ordered by another number than their own.
+        let mut ordered: Vec<u64> = (0..KEYS).collect();
+        ordered.sort_by_key(|number| judge::key(*number));
+        let width = KEYS as usize / BUCKETS;
+        for bucket in 0..BUCKETS {
+            let first = bucket * KEYS as usize / BUCKETS + 1;
+            let keys = &ordered[first..first + 20];
+            assert_eq!(of_table(keys), BTreeSet::from([bucket % NODES]), "{bucket}");
+        }
+        assert_eq!(of_table(&ordered[width - 2..width + 3]), BTreeSet::from([0, 1]));
+        assert_eq!(of_table(&[]), BTreeSet::from([1]), "by its number");
+    }
+
+    #[test]
+    fn data_of_the_log_belongs_to_the_burst_it_was_written_in() {
+        let of_writes = |writes: std::ops::RangeInclusive<u64>| {
+            let content: Vec<u8> = writes.flat_map(|write| judge::value(3, write, 30)).collect();
+            owners("wal data frame", &content, 2)
+        };
+        assert_eq!(of_writes(1..=12), BTreeSet::from([0]));
+        assert_eq!(of_writes(13..=24), BTreeSet::from([1]));
+        assert_eq!(of_writes(12..=13), BTreeSet::from([0, 1]));
+        assert_eq!(
+            owners("wal data frame", b"value of 3 by write 12", 2),
+            BTreeSet::new()
+        );
     }
 }

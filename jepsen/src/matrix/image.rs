@@ -29,9 +29,9 @@ pub const KEYSPACE: &str = "matrix";
 /// Data shards; the keyspace lies across both.
 pub const SHARDS: u32 = 2;
 /// Keys that are written, overwritten and deleted.
-const KEYS: u64 = 300;
+pub const KEYS: u64 = 300;
 /// Writes that are under way at the same time.
-const BURST: usize = 12;
+pub const BURST: usize = 12;
 /// Rounds of writing, with time for a checkpoint after each.
 const ROUNDS: usize = 6;
 const BURSTS_PER_ROUND: usize = 8;
