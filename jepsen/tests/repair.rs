@@ -93,11 +93,7 @@ fn a_record_bad_on_every_replica_is_waited_for_and_named() {
         |mut world| async move {
             world.settle().await;
             let shard_id = *world.leaderships().await?.keys().next().context("a data shard")?;
-            let keys: BTreeSet<Bytes> = (0..3)
-                .map(|position| damage(&world, position, shard_id, 0))
-                .collect::<anyhow::Result<_>>()?;
-            ensure!(keys.len() == 1, "the same record: {keys:?}");
-            let lost = keys.first().cloned().context("a key")?;
+            let lost = damage_everywhere(&world, shard_id)?;
             for round in 0..40 {
                 let addr = &world.client.addrs[round % 3];
                 let read = world.client.once(addr, world.client.get_op(&lost)).await;
@@ -136,10 +132,7 @@ fn a_record_bad_on_every_replica_is_served_once_it_is_written_again() {
         |mut world| async move {
             world.settle().await;
             let shard_id = *world.leaderships().await?.keys().next().context("a data shard")?;
-            let keys: BTreeSet<Bytes> = (0..3)
-                .map(|position| damage(&world, position, shard_id, 0))
-                .collect::<anyhow::Result<_>>()?;
-            let lost = keys.first().cloned().context("a key")?;
+            let lost = damage_everywhere(&world, shard_id)?;
             let beside = lost.slice(..lost.len() - 1);
             let addrs = world.client.addrs.clone();
             for round in 0..40 {
@@ -205,6 +198,15 @@ fn damage(world: &World, position: usize, shard_id: u64, pick: u64) -> anyhow::R
     let stored = stored.context("it holds records")?;
     let (_, key) = split_stored_key(&stored).context("a stored key")?;
     Ok(Bytes::copy_from_slice(key))
+}
+
+/// Flips a bit in the same record of all of a shard's replicas; returns the user's key.
+fn damage_everywhere(world: &World, shard_id: u64) -> anyhow::Result<Bytes> {
+    let keys: BTreeSet<Bytes> = (0..3)
+        .map(|position| damage(world, position, shard_id, 0))
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(keys.len() == 1, "the same record: {keys:?}");
+    keys.first().cloned().context("a key")
 }
 
 /// Every damage of a machine's node was told and is repaired; there was some if it led a shard.
