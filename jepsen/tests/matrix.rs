@@ -64,6 +64,29 @@ fn some_combinations_in_the_simulator_are_judged_and_none_is_unsafe() {
     }
 }
 
+/// All nodes are struck at once, each in places of its own, in every structure of the directories.
+#[test]
+fn what_is_bad_everywhere_but_never_the_same_is_repaired_by_all_from_all() {
+    let helical = Options {
+        only: Some("T4/helical".to_owned()),
+        ..options(Tier::T4)
+    };
+    let results = matrix::run(helical, &|row| {
+        eprintln!("{} {}: {}", row.verdict.name(), row.id, row.why)
+    });
+    let results = results.expect("the matrix runs");
+    assert!(results.held(), "{}{}", results.bars(), results.causes());
+    for structure in [
+        "tree table",
+        "tree control row",
+        "wal data frame",
+        "wal segment header",
+    ] {
+        let of_it = results.cases.iter().filter(|row| row.structure == structure);
+        assert_eq!(of_it.count(), 4, "cases of a {structure}");
+    }
+}
+
 #[test]
 fn a_case_gives_the_same_verdict_at_the_same_moments_when_it_is_run_alone() {
     let results = some(Tier::T1, 0.003);

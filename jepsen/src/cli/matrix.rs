@@ -38,7 +38,7 @@ pub(super) struct Options {
     /// Everything that is left to chance follows from it
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Run this case alone
+    /// Run this case alone, or those whose ids begin so
     #[arg(long, value_name = "ID", conflicts_with_all = ["tier", "sample"])]
     case: Option<String>,
     /// Random cases of tier T4

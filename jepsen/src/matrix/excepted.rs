@@ -21,9 +21,19 @@ pub struct Exception {
 /// All of them.
 pub static ALL: &[Exception] = &[
     Exception {
-        tiers: &[Tier::T1],
+        tiers: &[Tier::T1, Tier::T4],
         structure: "wal last batch",
-        faults: &["bit-flip", "zeros", "junk", "other-place", "stale"],
+        faults: &[
+            "bit-flip",
+            "zeros",
+            "junk",
+            "other-place",
+            "stale",
+            "helical-bad-on-one-bit-flip",
+            "helical-bad-on-one-zeros",
+            "helical-good-on-one-bit-flip",
+            "helical-good-on-one-zeros",
+        ],
         why: "P5: damage to the wal last batch was not told",
         reason: "no later batch says that it was synced: it looks like a write that a power cut tore, of which nothing was \
                  acknowledged; what it holds is kept twice, or heals from a peer",

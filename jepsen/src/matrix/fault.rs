@@ -7,9 +7,9 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
 use super::files::Snapshot;
-use super::image::{BURST, Image, KEYS};
-use super::judge;
+use super::image::{BURST, Image};
 use super::structure::{BLOCK, Layout, Structure, blocks, is_zero, range};
+use super::table::{Table, Turns};
 use super::world::NODES;
 
 /// The node that faults hit.
@@ -366,35 +366,31 @@ pub fn file_faults(image: &Image) -> Vec<Fault> {
     files.chain(DirFault::ALL.into_iter().map(Fault::Dir)).collect()
 }
 
-/// Buckets of keys, each wider than a block of a table.
-const BUCKETS: usize = 9;
-
-/// The nodes whose block this is, among all nodes' blocks that hold the same. Nodes lay their files out
-/// differently, so blocks are told by what is in them: those of tables by their keys, those of the log's
-/// data by the burst of writes that they are of, which no batch reaches beyond; others by their number. Empty
-/// for data of the log that no client wrote.
-fn owners(structure: &str, content: &[u8], number: usize) -> BTreeSet<usize> {
-    match structure {
-        "tree table" => {
-            let keys = numbers_behind(content, b"key ");
-            let owners: BTreeSet<usize> = keys.filter(|key| *key < KEYS).map(owner_of_key).collect();
-            match owners.is_empty() {
-                true => BTreeSet::from([number % NODES]),
-                false => owners,
-            }
-        }
-        "wal data frame" => {
-            let writes = numbers_behind(content, b"by write ");
-            let bursts = writes.filter_map(|write| (write as usize).checked_sub(1));
-            bursts.map(|write| write / BURST % NODES).collect()
-        }
-        _ => BTreeSet::from([number % NODES]),
-    }
+/// Nodes lay their files out differently, so blocks of all nodes that belong together are told by what is in them.
+struct Owners<'a> {
+    structure: &'a str,
+    turns: Turns,
 }
 
-fn owner_of_key(number: u64) -> usize {
-    let before = (0..KEYS).filter(|other| judge::key(*other) < judge::key(number));
-    before.count() * BUCKETS / KEYS as usize % NODES
+impl Owners<'_> {
+    /// The nodes whose turn it is: of a table, by its keys; of the log's data, by the burst of writes that it is of, which
+    /// no batch reaches beyond; of a segment's header, which is there twice, by the copy; else by the block's number
+    /// among those of its structure. Empty for data that no client wrote.
+    fn of(&self, file: &str, bytes: &[u8], block: usize, number: usize) -> BTreeSet<usize> {
+        match self.structure {
+            "tree table" => {
+                let table = Table::of(bytes);
+                self.turns.of_block(file, &table, range(bytes, block))
+            }
+            "wal data frame" => {
+                let writes = numbers_behind(&bytes[range(bytes, block)], b"by write ");
+                let bursts = writes.filter_map(|write| (write as usize).checked_sub(1));
+                bursts.map(|write| write / BURST % NODES).collect()
+            }
+            "wal segment header" => BTreeSet::from([usize::from(block > 0)]),
+            _ => BTreeSet::from([number % NODES]),
+        }
+    }
 }
 
 /// The whole numbers that stand behind a word; one that ends with the content may go on elsewhere.
@@ -410,7 +406,8 @@ fn numbers_behind<'c>(content: &'c [u8], word: &'c [u8]) -> impl Iterator<Item =
 /// Damage of every node at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Helical {
-    /// Block b of the structure is bad on node b mod 3 only; or good there only.
+    /// A block of the structure is bad on the node only whose turn it is; or good there only. One that is several
+    /// nodes' turn is bad on none, or good on all of them.
     pub good_only: bool,
     /// What happens to a block.
     pub kind: BlockFault,
@@ -450,21 +447,27 @@ impl Helical {
     /// All nodes' directories with the damage in them; `None` when no node would differ.
     pub fn strike(self, image: &Image, structure: &str, rng: &mut SmallRng) -> Option<Vec<Snapshot>> {
         let mut struck = image.nodes.clone();
+        let turns = Turns::of(&image.nodes);
+        let owners = Owners { structure, turns };
         for (position, snapshot) in struck.iter_mut().enumerate() {
             let layout = Layout::of(snapshot);
             let mut number = 0;
-            for (file, bytes) in image.nodes[position].files.iter() {
-                let mut bytes = bytes.to_vec();
-                for block in blocks(&bytes) {
-                    if is_zero(&bytes, block) || layout.of_block(file, &bytes, block).name != structure {
+            for (file, whole) in image.nodes[position].files.iter() {
+                let mut bytes = whole.to_vec();
+                for block in blocks(whole) {
+                    if is_zero(whole, block) || layout.of_block(file, whole, block).name != structure {
                         continue;
                     }
-                    let place = range(&bytes, block);
-                    let owners = owners(structure, &bytes[place.clone()], number);
+                    let owners = owners.of(file, whole, block, number);
                     number += 1;
-                    if owners.is_empty() || owners.contains(&position) == self.good_only {
+                    let spared = match self.good_only {
+                        true => owners.is_empty() || owners.contains(&position),
+                        false => owners != BTreeSet::from([position]),
+                    };
+                    if spared {
                         continue;
                     }
+                    let place = range(whole, block);
                     match self.kind {
                         BlockFault::BitFlip => flip_in(&mut bytes[place], rng)?,
                         _ => bytes[place].fill(0),
@@ -479,43 +482,24 @@ impl Helical {
 
 #[cfg(test)]
 mod tests {
+    use super::super::judge;
     use super::*;
 
     #[test]
-    fn blocks_of_all_nodes_that_hold_the_same_have_the_same_owner() {
-        let of_table = |numbers: &[u64]| {
-            let keys = numbers.iter().map(|number| judge::key(*number));
-            let content = keys.fold(vec![7; 10], |mut content, key| {
-                content.extend_from_slice(&key);
-                content.push(0);
-                content
-            });
-            owners("tree table", &content, 1)
-        };
-        // Keys are ordered by another number than their own.
-        let mut ordered: Vec<u64> = (0..KEYS).collect();
-        ordered.sort_by_key(|number| judge::key(*number));
-        let width = KEYS as usize / BUCKETS;
-        for bucket in 0..BUCKETS {
-            let first = bucket * KEYS as usize / BUCKETS + 1;
-            let keys = &ordered[first..first + 20];
-            assert_eq!(of_table(keys), BTreeSet::from([bucket % NODES]), "{bucket}");
-        }
-        assert_eq!(of_table(&ordered[width - 2..width + 3]), BTreeSet::from([0, 1]));
-        assert_eq!(of_table(&[]), BTreeSet::from([1]), "by its number");
-    }
-
-    #[test]
     fn data_of_the_log_belongs_to_the_burst_it_was_written_in() {
+        let owners = Owners {
+            structure: "wal data frame",
+            turns: Turns::of(&[]),
+        };
         let of_writes = |writes: std::ops::RangeInclusive<u64>| {
             let content: Vec<u8> = writes.flat_map(|write| judge::value(3, write, 30)).collect();
-            owners("wal data frame", &content, 2)
+            owners.of("wal/00000001.wal", &content, 0, 2)
         };
         assert_eq!(of_writes(1..=12), BTreeSet::from([0]));
         assert_eq!(of_writes(13..=24), BTreeSet::from([1]));
         assert_eq!(of_writes(12..=13), BTreeSet::from([0, 1]));
         assert_eq!(
-            owners("wal data frame", b"value of 3 by write 12", 2),
+            owners.of("wal/00000001.wal", b"value of 3 by write 12", 0, 2),
             BTreeSet::new()
         );
     }

@@ -40,6 +40,7 @@ pub mod judge;
 mod pool;
 pub mod report;
 pub mod structure;
+mod table;
 mod verdict;
 pub mod world;
 
@@ -125,7 +126,7 @@ pub struct Options {
     pub pace: Pace,
     /// Random cases of T4.
     pub random: u64,
-    /// Only the case of this id.
+    /// Only the case of this id; if there is none, those whose ids begin so.
     pub only: Option<String>,
 }
 
@@ -219,7 +220,10 @@ pub fn run(options: Options, told: &(dyn Fn(&report::Row) + Sync)) -> anyhow::Re
     }
     let known = cases.len();
     match &context.options.only {
-        Some(id) => cases.retain(|case| case.id() == *id),
+        Some(id) => match cases.iter().any(|case| case.id() == *id) {
+            true => cases.retain(|case| case.id() == *id),
+            false => cases.retain(|case| case.id().starts_with(id)),
+        },
         None => cases.retain(|case| is_sampled(&context.options, &case.id())),
     }
     if cases.is_empty() {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::files::Snapshot;
+use super::table::{Table, is_table};
 
 /// Unit of faults.
 pub const BLOCK: usize = 4_096;
@@ -97,9 +98,13 @@ impl Layout {
         }
     }
 
-    /// What a block of a file is: segments of the log have parts.
+    /// What a block of a file is: segments of the log have parts, and so have tables.
     pub fn of_block(&self, name: &str, bytes: &[u8], block: usize) -> Structure {
         let file = self.of_file(name);
+        if is_table(name) {
+            let part = Table::of(bytes).part(range(bytes, block));
+            return Structure { name: part, ..file };
+        }
         if file.name != "wal segment" {
             return file;
         }
