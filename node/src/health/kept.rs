@@ -141,7 +141,6 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods)] // the file is damaged directly
     fn whatever_happens_to_a_file_is_found_and_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
@@ -158,27 +157,26 @@ mod tests {
             (b"new", Kind::Truncated),
             (b"", Kind::Truncated),
         ] {
-            std::fs::write(&path, damaged).unwrap();
+            write_file_atomically(&RealDisk, &path, damaged).unwrap();
             assert_eq!(kind(), Some(expected), "{damaged:?}");
             file.write_again().unwrap();
             assert_eq!(read_file(&RealDisk, &path).unwrap(), b"new content");
             assert_eq!(kind(), None);
         }
-        std::fs::remove_file(&path).unwrap();
+        RealDisk.remove_file(&path).unwrap();
         assert_eq!(kind(), Some(Kind::Missing));
         file.write_again().unwrap();
         assert_eq!(read_file(&RealDisk, &path).unwrap(), b"new content");
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods)] // the file is taken away directly
     fn a_retired_file_is_never_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = kept(dir.path());
         file.write(b"content").unwrap();
         file.retire();
         assert!(file.write(b"more").is_err());
-        std::fs::remove_file(dir.path().join("file")).unwrap();
+        RealDisk.remove_file(&dir.path().join("file")).unwrap();
         assert!(file.write_again().is_err());
         assert!(!dir.path().join("file").exists());
     }

@@ -8,6 +8,7 @@ use clap::{Args, Command, FromArgMatches};
 
 use super::file::parse as parse_file;
 use super::*;
+use crate::disk::{RealDisk, write_file_atomically};
 use crate::storage::EngineKind;
 
 const EXAMPLE: &str = include_str!("../../../docs/reelkv.example.toml");
@@ -281,7 +282,6 @@ fn uncommented(text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-#[allow(clippy::disallowed_methods)] // an operator's file, not a node's
 fn write(path: &Path, text: impl AsRef<[u8]>) {
-    std::fs::write(path, text).unwrap();
+    write_file_atomically(&RealDisk, path, text.as_ref()).unwrap();
 }

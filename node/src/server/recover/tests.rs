@@ -1,5 +1,4 @@
 //! Which replicas may become their shard's only voter, and what is then in the log.
-#![allow(clippy::disallowed_methods)] // tests damage files directly
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +13,7 @@ use reelkv_proto::v1::{self, peer_request, peer_response};
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::disk::{RealDisk, write_file_atomically};
+use crate::disk::{Disk, RealDisk, read_file, write_file_atomically};
 use crate::raft::transport::{Transport, TransportError, ViewStream};
 use crate::raft::{AppliedPayload, Doubts, ReplicaMark, ReplicaStore, StoreParts};
 use crate::shard::{Control, LogId};
@@ -260,12 +259,12 @@ impl Stopped {
         let mut contents = BTreeMap::new();
         let mut dirs = vec![self.path().to_owned()];
         while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                match path.is_dir() {
+            for entry in RealDisk.list(&dir).unwrap() {
+                let path = dir.join(entry.name);
+                match entry.is_dir {
                     true => dirs.push(path),
                     false => {
-                        let bytes = std::fs::read(&path).unwrap();
+                        let bytes = read_file(&RealDisk, &path).unwrap();
                         contents.insert(path.display().to_string(), bytes);
                     }
                 }
@@ -391,17 +390,17 @@ async fn what_is_no_directory_of_a_stopped_node_is_refused() {
         "{unknown}"
     );
 
-    let mut bytes = std::fs::read(stopped.path().join("identity.1")).unwrap();
+    let mut bytes = read_file(&RealDisk, &stopped.path().join("identity.1")).unwrap();
     bytes[11] = 9;
     let crc = crc32fast::hash(&bytes[..36]).to_be_bytes();
     bytes[36..].copy_from_slice(&crc);
     for copy in ["identity.1", "identity.2"] {
-        std::fs::write(stopped.path().join(copy), &bytes).unwrap();
+        write_file_atomically(&RealDisk, &stopped.path().join(copy), &bytes).unwrap();
     }
     let why = stopped.refusal(None).await;
     assert!(why.contains("format 9"), "{why}");
     for copy in ["identity.1", "identity.2"] {
-        std::fs::write(stopped.path().join(copy), b"junk").unwrap();
+        write_file_atomically(&RealDisk, &stopped.path().join(copy), b"junk").unwrap();
     }
     let why = stopped.refusal(None).await;
     assert!(why.contains("cannot be read any more"), "{why}");

@@ -1,5 +1,4 @@
 //! What the library does, fact by fact, so that an upgrade that changes one is noticed.
-#![allow(clippy::disallowed_methods)] // tests damage files
 
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use lsm_tree::config::CompressionPolicy;
@@ -7,7 +6,7 @@ use lsm_tree::{AnyTree, Config};
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::RealDisk;
+use crate::disk::{RealDisk, read_file, write_file_atomically};
 use crate::storage::TreeId;
 
 struct Library {
@@ -218,7 +217,7 @@ fn a_table_file_has_the_checksum_that_the_library_lists() {
         .iter_tables()
         .map(|table| (table.id(), table.checksum().into_u128()))
         .collect();
-    let list = std::fs::read(folder.path().join(format!("v{}", version.id()))).unwrap();
+    let list = read_file(&RealDisk, &folder.path().join(format!("v{}", version.id()))).unwrap();
     assert_eq!(manifest_file::tables(&list).unwrap(), listed);
     for (table_id, xxh3_128) in listed {
         let name = files::table_name(table_id);
@@ -239,15 +238,15 @@ fn opening_deletes_what_the_list_does_not_name_and_does_not_verify_the_list() {
     library.flush(0);
     drop(library);
     let (orphan, old_list) = (folder.path().join("tables/99"), folder.path().join("v99"));
-    std::fs::write(&orphan, "evidence").unwrap();
-    std::fs::write(&old_list, "evidence").unwrap();
+    write_file_atomically(&RealDisk, &orphan, b"evidence").unwrap();
+    write_file_atomically(&RealDisk, &old_list, b"evidence").unwrap();
     let list_path = folder.path().join("v1");
-    let mut list = std::fs::read(&list_path).unwrap();
+    let mut list = read_file(&RealDisk, &list_path).unwrap();
     let release = list
         .windows(7)
         .position(|window| window == b"3.1.10\0" || &window[..6] == b"3.1.10");
     list[release.expect("the library names its release")] ^= 1;
-    std::fs::write(&list_path, list).unwrap();
+    write_file_atomically(&RealDisk, &list_path, &list).unwrap();
     let id = TreeId {
         shard_id: 1,
         replica_id: 1,
@@ -277,9 +276,9 @@ fn iterators_go_on_past_a_bad_block_without_its_table_so_that_older_versions_sur
     }
     drop(library);
     let newer_table = folder.path().join("tables/1");
-    let mut data = std::fs::read(&newer_table).unwrap();
+    let mut data = read_file(&RealDisk, &newer_table).unwrap();
     data[100_000] ^= 1;
-    std::fs::write(&newer_table, data).unwrap();
+    write_file_atomically(&RealDisk, &newer_table, &data).unwrap();
     let library = open(&folder);
     let (mut right, mut stale, mut errors) = (0, 0, 0);
     for item in library.tree.range::<Vec<u8>, _>(.., SeqNo::MAX, None) {
