@@ -27,10 +27,13 @@ fn options(tier: Tier) -> Options {
 
 /// Runs about so many cases of a tier.
 fn some(tier: Tier, sample: f64) -> Results {
-    let asked = Options {
+    judged(Options {
         sample,
         ..options(tier)
-    };
+    })
+}
+
+fn judged(asked: Options) -> Results {
     let results = matrix::run(asked, &|row| {
         eprintln!("{} {}: {}", row.verdict.name(), row.id, row.why)
     });
@@ -67,14 +70,10 @@ fn some_combinations_in_the_simulator_are_judged_and_none_is_unsafe() {
 /// All nodes are struck at once, each in places of its own, in every structure of the directories.
 #[test]
 fn what_is_bad_everywhere_but_never_the_same_is_repaired_by_all_from_all() {
-    let helical = Options {
+    let results = judged(Options {
         only: Some("T4/helical".to_owned()),
         ..options(Tier::T4)
-    };
-    let results = matrix::run(helical, &|row| {
-        eprintln!("{} {}: {}", row.verdict.name(), row.id, row.why)
     });
-    let results = results.expect("the matrix runs");
     assert!(results.held(), "{}{}", results.bars(), results.causes());
     for structure in [
         "tree table",

@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 use super::files::Snapshot;
 use super::image::{BURST, Image};
 use super::structure::{BLOCK, Layout, Structure, blocks, is_zero, range};
-use super::table::{Table, Turns};
+use super::table::Turns;
 use super::world::NODES;
 
 /// The node that faults hit.
@@ -376,14 +376,15 @@ impl Owners<'_> {
     /// The nodes whose turn it is: of a table, by its keys; of the log's data, by the burst of writes that it is of, which
     /// no batch reaches beyond; of a segment's header, which is there twice, by the copy; else by the block's number
     /// among those of its structure. Empty for data that no client wrote.
-    fn of(&self, file: &str, bytes: &[u8], block: usize, number: usize) -> BTreeSet<usize> {
+    fn of(&self, layout: &Layout, file: &str, bytes: &[u8], block: usize, number: usize) -> BTreeSet<usize> {
+        let place = range(bytes, block);
         match self.structure {
             "tree table" => {
-                let table = Table::of(bytes);
-                self.turns.of_block(file, &table, range(bytes, block))
+                let table = layout.tables.get(file);
+                table.map_or_else(BTreeSet::new, |table| self.turns.of_block(file, table, place))
             }
             "wal data frame" => {
-                let writes = numbers_behind(&bytes[range(bytes, block)], b"by write ");
+                let writes = numbers_behind(&bytes[place], b"by write ");
                 let bursts = writes.filter_map(|write| (write as usize).checked_sub(1));
                 bursts.map(|write| write / BURST % NODES).collect()
             }
@@ -447,10 +448,11 @@ impl Helical {
     /// All nodes' directories with the damage in them; `None` when no node would differ.
     pub fn strike(self, image: &Image, structure: &str, rng: &mut SmallRng) -> Option<Vec<Snapshot>> {
         let mut struck = image.nodes.clone();
-        let turns = Turns::of(&image.nodes);
+        let layouts: Vec<Layout> = image.nodes.iter().map(Layout::of).collect();
+        let turns = Turns::of(&layouts);
         let owners = Owners { structure, turns };
         for (position, snapshot) in struck.iter_mut().enumerate() {
-            let layout = Layout::of(snapshot);
+            let layout = &layouts[position];
             let mut number = 0;
             for (file, whole) in image.nodes[position].files.iter() {
                 let mut bytes = whole.to_vec();
@@ -458,7 +460,7 @@ impl Helical {
                     if is_zero(whole, block) || layout.of_block(file, whole, block).name != structure {
                         continue;
                     }
-                    let owners = owners.of(file, whole, block, number);
+                    let owners = owners.of(layout, file, whole, block, number);
                     number += 1;
                     let spared = match self.good_only {
                         true => owners.is_empty() || owners.contains(&position),
@@ -491,15 +493,16 @@ mod tests {
             structure: "wal data frame",
             turns: Turns::of(&[]),
         };
+        let layout = Layout::of(&Snapshot::default());
         let of_writes = |writes: std::ops::RangeInclusive<u64>| {
             let content: Vec<u8> = writes.flat_map(|write| judge::value(3, write, 30)).collect();
-            owners.of("wal/00000001.wal", &content, 0, 2)
+            owners.of(&layout, "wal/00000001.wal", &content, 0, 2)
         };
         assert_eq!(of_writes(1..=12), BTreeSet::from([0]));
         assert_eq!(of_writes(13..=24), BTreeSet::from([1]));
         assert_eq!(of_writes(12..=13), BTreeSet::from([0, 1]));
         assert_eq!(
-            owners.of("wal/00000001.wal", b"value of 3 by write 12", 0, 2),
+            owners.of(&layout, "wal/00000001.wal", b"value of 3 by write 12", 0, 2),
             BTreeSet::new()
         );
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::files::Snapshot;
-use super::table::{Table, is_table};
+use super::table::Table;
 
 /// Unit of faults.
 pub const BLOCK: usize = 4_096;
@@ -32,6 +32,8 @@ pub struct Layout {
     lists: BTreeMap<String, u64>,
     /// The segment that holds the log's last batch, and the blocks of it.
     last_batch: Option<(String, Vec<usize>)>,
+    /// What the tables hold, by file.
+    pub(super) tables: BTreeMap<String, Table>,
 }
 
 impl Layout {
@@ -46,7 +48,7 @@ impl Layout {
             let folder = name.strip_prefix("trees/")?.strip_suffix("/current")?;
             Some((folder.to_owned(), u64_at(bytes, 0)?))
         };
-        Self {
+        let mut layout = Self {
             segments,
             lists: snapshot.files.iter().filter_map(current).collect(),
             last_batch: segments.and_then(|(oldest, newest)| {
@@ -56,7 +58,14 @@ impl Layout {
                     Some((name, blocks))
                 })
             }),
-        }
+            tables: BTreeMap::new(),
+        };
+        let is_table = |file: &String| layout.of_file(file).name == "tree table";
+        let tables = snapshot.files.iter().filter(|(file, _)| is_table(file));
+        layout.tables = tables
+            .map(|(file, bytes)| (file.clone(), Table::of(bytes)))
+            .collect();
+        layout
     }
 
     /// What a file is.
@@ -101,8 +110,8 @@ impl Layout {
     /// What a block of a file is: segments of the log have parts, and so have tables.
     pub fn of_block(&self, name: &str, bytes: &[u8], block: usize) -> Structure {
         let file = self.of_file(name);
-        if is_table(name) {
-            let part = Table::of(bytes).part(range(bytes, block));
+        if let Some(table) = self.tables.get(name) {
+            let part = table.part(range(bytes, block));
             return Structure { name: part, ..file };
         }
         if file.name != "wal segment" {

@@ -1,7 +1,7 @@
 //! What the blocks of a table hold, for tables that nothing has happened to.
 //!
-//! Known from the layout drawn in `node/src/storage/lsm/block.rs`; keys begin with 0 for rows of control, and
-//! with 1 for records.
+//! Known from the layout drawn in `node/src/storage/lsm/block.rs`, not from the code that reads it: the judge is
+//! another one. Keys begin with 0 for rows of control, and with 1 for records.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -9,8 +9,7 @@ use std::ops::Range;
 use reelkv::storage::TreeId;
 use reelkv_proto::types::META_SHARD;
 
-use super::files::Snapshot;
-
+use super::structure::Layout;
 use super::world::NODES;
 
 const HEADER_BYTES: usize = 33;
@@ -47,6 +46,10 @@ impl Table {
             blocks.push(block);
         }
         Self(blocks)
+    }
+
+    fn records(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().flat_map(DataBlock::records)
     }
 
     fn touching(&self, place: Range<usize>) -> impl Iterator<Item = (usize, &DataBlock)> {
@@ -141,17 +144,12 @@ pub struct Turns(Vec<Vec<u8>>);
 
 impl Turns {
     /// By the keys of all nodes' tables.
-    pub fn of(nodes: &[Snapshot]) -> Self {
-        let mut keys = BTreeSet::new();
-        for (file, bytes) in nodes.iter().flat_map(|snapshot| &snapshot.files) {
-            if is_table(file) && shard_of(file) != Some(META_SHARD) {
-                let table = Table::of(bytes);
-                let records = table.0.iter().flat_map(DataBlock::records);
-                keys.extend(records.map(<[u8]>::to_vec));
-            }
-        }
+    pub fn of(nodes: &[Layout]) -> Self {
+        let tables = nodes.iter().flat_map(|layout| &layout.tables);
+        let of_data = tables.filter(|(file, _)| shard_of(file) != Some(META_SHARD));
+        let keys: BTreeSet<&[u8]> = of_data.flat_map(|(_, table)| table.records()).collect();
         let keys: Vec<_> = keys.into_iter().collect();
-        let begin = |turn: usize| keys.get(turn * keys.len() / NODES).cloned();
+        let begin = |turn: usize| keys.get(turn * keys.len() / NODES).map(|key| key.to_vec());
         Self((1..NODES).filter_map(begin).collect())
     }
 
@@ -172,11 +170,6 @@ impl Turns {
     }
 }
 
-/// Whether a file of a data directory is a table.
-pub fn is_table(file: &str) -> bool {
-    file.starts_with("trees/") && file.contains("/tables/")
-}
-
 fn shard_of(file: &str) -> Option<u64> {
     let folder = file.strip_prefix("trees/")?.split('/').next()?;
     Some(folder.parse::<TreeId>().ok()?.shard_id)
@@ -191,22 +184,21 @@ mod tests {
     use reelkv::storage::EngineKind;
 
     use super::super::fault::{BlockFault, Helical};
+    use super::super::files::Snapshot;
     use super::super::image::Image;
     use super::*;
 
     /// Records of each shard, and the nodes on which each is in doubt once they were struck.
     fn doubts(image: &Image, struck: &[Snapshot]) -> BTreeMap<(u64, Vec<u8>), BTreeSet<usize>> {
         let mut doubts: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
-        for whole in &image.nodes {
-            for (file, bytes) in whole.files.iter().filter(|(file, _)| is_table(file)) {
-                let keys = Table::of(bytes).0;
-                let keys = keys.iter().flat_map(DataBlock::records);
-                doubts.extend(keys.map(|key| ((shard_of(file).unwrap(), key.to_vec()), BTreeSet::new())));
-            }
+        let layouts: Vec<_> = image.nodes.iter().map(Layout::of).collect();
+        for (file, table) in layouts.iter().flat_map(|layout| &layout.tables) {
+            let of_shard = |key: &[u8]| ((shard_of(file).unwrap(), key.to_vec()), BTreeSet::new());
+            doubts.extend(table.records().map(of_shard));
         }
-        for (position, (whole, struck)) in image.nodes.iter().zip(struck).enumerate() {
-            for (file, bytes) in whole.files.iter().filter(|(file, _)| is_table(file)) {
-                let table = Table::of(bytes);
+        for (position, struck) in struck.iter().enumerate() {
+            for (file, table) in &layouts[position].tables {
+                let bytes = image.nodes[position].get(file).unwrap();
                 let after = struck.get(file).unwrap();
                 let is_bad = |block: &DataBlock| bytes[block.place.clone()] != after[block.place.clone()];
                 let bad = (0..table.0.len()).filter(|number| is_bad(&table.0[*number]));
