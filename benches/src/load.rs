@@ -1,25 +1,27 @@
 //! The load generator.
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use bytes::Bytes;
+use anyhow::Context;
 use clap::{Args, ValueEnum};
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{Rng, RngCore, SeedableRng};
 use reelkv_client::{Client, CreateKeyspace, ErrorKind};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use crate::schedule::Schedule;
-use crate::summary::{Summary, Tally};
+use crate::choice::{Choose, Scans, Uniform};
+use crate::drive::{Load, drive, value};
+use crate::summary::Summary;
 use crate::target::{Target, key};
 
-/// An open loop's operation that starts later than this was late.
-const LAG_TOLERANCE: Duration = Duration::from_millis(10);
+/// Records a scan asks for.
+const SCAN_RECORDS: u64 = 100;
+/// Clients that write the keys before anything is measured.
+const FILL_CLIENTS: usize = 256;
 
 #[derive(Args)]
 pub struct Options {
@@ -108,22 +110,29 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
 /// Writes every key once.
 pub async fn fill(targets: &[Target], shape: &Shape) -> anyhow::Result<()> {
     eprintln!("writing {} keys", shape.keys);
-    let next = Arc::new(AtomicU64::new(0));
+    write_keys(targets, 0..shape.keys, shape.value_bytes, shape.seed).await
+}
+
+/// Writes keys, each once, by many clients.
+pub async fn write_keys(
+    targets: &[Target],
+    keys: Range<u64>,
+    value_bytes: u32,
+    seed: u64,
+) -> anyhow::Result<()> {
+    let next = Arc::new(AtomicU64::new(keys.start));
     let mut clients = JoinSet::new();
-    for n in 0..shape.clients.min(256) {
-        let (mut target, next, shape) = (
-            targets[n as usize % targets.len()].clone(),
-            next.clone(),
-            shape.clone(),
-        );
+    for n in 0..FILL_CLIENTS {
+        let (mut target, next) = (targets[n % targets.len()].clone(), next.clone());
+        let end = keys.end;
         clients.spawn(async move {
-            let mut rng = SmallRng::seed_from_u64(shape.seed ^ u64::from(n));
+            let mut rng = SmallRng::seed_from_u64(seed ^ n as u64);
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
-                if at >= shape.keys {
+                if at >= end {
                     return Ok(());
                 }
-                target.put(key(at), value(&mut rng, shape.value_bytes)).await?;
+                target.put(key(at), value(&mut rng, value_bytes)).await?;
             }
         });
     }
@@ -134,25 +143,6 @@ pub async fn fill(targets: &[Target], shape: &Shape) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Random, so that nothing on the way can compress it.
-fn value(rng: &mut SmallRng, value_bytes: u32) -> Bytes {
-    let mut value = vec![0; value_bytes as usize];
-    rng.fill_bytes(&mut value);
-    value.into()
-}
-
-/// One client of a run.
-struct Worker {
-    target: Target,
-    operation: Operation,
-    shape: Shape,
-    schedule: Arc<Schedule>,
-    rng: SmallRng,
-    starts: Instant,
-    done: Arc<AtomicU64>,
-    started: Arc<AtomicU64>,
-}
-
 /// Runs the load over `targets` (clients are spread over them) and sums it up.
 pub async fn measure(
     targets: &[Target],
@@ -160,114 +150,36 @@ pub async fn measure(
     shape: &Shape,
     per_second: Option<f64>,
 ) -> anyhow::Result<Summary> {
-    ensure!(!targets.is_empty(), "nothing to put under load");
-    if shape.warmup_seconds > 0 {
-        run_for(
-            targets,
-            operation,
-            shape,
-            per_second,
-            Duration::from_secs(shape.warmup_seconds),
-            false,
-        )
-        .await?;
-    }
-    run_for(
-        targets,
-        operation,
-        shape,
+    let load = |seconds, is_shown| Load {
+        clients: shape.clients,
+        value_bytes: shape.value_bytes,
+        seed: shape.seed,
+        run: Duration::from_secs(seconds),
         per_second,
-        Duration::from_secs(shape.seconds),
-        true,
-    )
-    .await
+        choose: operation.chooser(shape.keys),
+        is_shown,
+    };
+    let at_once = std::future::ready(Ok(()));
+    if shape.warmup_seconds > 0 {
+        drive(targets, &load(shape.warmup_seconds, false), at_once).await?;
+    }
+    let ran = drive(targets, &load(shape.seconds, true), std::future::ready(Ok(()))).await?;
+    Ok(ran.summary())
 }
 
-async fn run_for(
-    targets: &[Target],
-    operation: Operation,
-    shape: &Shape,
-    per_second: Option<f64>,
-    run: Duration,
-    is_shown: bool,
-) -> anyhow::Result<Summary> {
-    let schedule = Arc::new(Schedule::new(per_second));
-    let (done, started) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let starts = Instant::now();
-    let mut clients = JoinSet::new();
-    for n in 0..shape.clients {
-        let worker = Worker {
-            target: targets[n as usize % targets.len()].clone(),
-            operation,
-            shape: shape.clone(),
-            schedule: schedule.clone(),
-            rng: SmallRng::seed_from_u64(shape.seed.wrapping_mul(0x9e37_79b9).wrapping_add(u64::from(n))),
-            starts,
-            done: done.clone(),
-            started: started.clone(),
+impl Operation {
+    fn chooser(self, keys: u64) -> Arc<dyn Choose> {
+        let puts_percent = match self {
+            Self::Put => 100,
+            Self::Get => 0,
+            Self::Mix => 50,
+            Self::Scan => {
+                return Arc::new(Scans {
+                    keys,
+                    records: SCAN_RECORDS,
+                });
+            }
         };
-        clients.spawn(worker.work(run));
-    }
-    let mut tally = Tally::new();
-    let mut second = tokio::time::interval_at(starts + Duration::from_secs(1), Duration::from_secs(1));
-    let mut shown = 0;
-    loop {
-        tokio::select! {
-            ended = clients.join_next() => match ended {
-                Some(seen) => tally.add(seen?),
-                None => break,
-            },
-            _ = second.tick() => if is_shown {
-                let now = done.load(Ordering::Relaxed);
-                eprintln!("{:4.0} s  {:7} per second", starts.elapsed().as_secs_f64(), now - shown);
-                shown = now;
-            },
-        }
-    }
-    let planned = schedule
-        .planned(run)
-        .map(|planned| (planned, started.load(Ordering::Relaxed)));
-    // Operations begun in time are waited for, and count in the time they took.
-    Ok(tally.summary(starts.elapsed().max(run), planned))
-}
-
-impl Worker {
-    async fn work(mut self, run: Duration) -> Tally {
-        let mut tally = Tally::new();
-        loop {
-            let planned = self.schedule.next_start();
-            let start = self.starts + planned.unwrap_or_else(|| self.starts.elapsed());
-            if start >= self.starts + run || Instant::now() >= self.starts + run {
-                return tally;
-            }
-            if planned.is_some() {
-                tokio::time::sleep_until(start).await;
-                tally.lagged(start.elapsed(), LAG_TOLERANCE);
-            }
-            self.started.fetch_add(1, Ordering::Relaxed);
-            match self.operate().await {
-                Ok(()) => tally.succeeded(start.elapsed()),
-                Err(kind) => tally.failed(&kind),
-            }
-            self.done.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    async fn operate(&mut self) -> Result<(), String> {
-        let key = key(self.rng.random_range(0..self.shape.keys));
-        let is_put = match self.operation {
-            Operation::Put => true,
-            Operation::Get => false,
-            Operation::Mix => self.rng.random(),
-            Operation::Scan => return self.target.scan(key).await,
-        };
-        match is_put {
-            true => {
-                self.target
-                    .put(key, value(&mut self.rng, self.shape.value_bytes))
-                    .await
-            }
-            false => self.target.get(key).await,
-        }
+        Arc::new(Uniform { keys, puts_percent })
     }
 }

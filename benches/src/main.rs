@@ -1,16 +1,26 @@
-//! `reelkv-benches load` measures a cluster; `reelkv-benches compare` runs it side by side with a peer.
+//! `reelkv-benches load` measures a cluster; `reelkv-benches compare` runs ReelKV side by side with what a
+//! user would pick instead.
 //!
 //! What the numbers mean and how to compare them: `benches/README.md`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
+mod choice;
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
+mod cluster;
 mod compare;
+mod drive;
 mod load;
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
+mod processes;
 mod schedule;
 mod summary;
 mod target;
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
+mod usage;
 
 /// Load generator and side-by-side runs.
 #[derive(Parser)]
@@ -24,23 +34,61 @@ struct Arguments {
 enum Command {
     /// Measure a running cluster.
     Load(load::Options),
-    /// Start a peer and ReelKV on this machine and run the same load on both in turn.
+    /// Start peers and ReelKV on this machine and run the same load on them in turn.
     Compare(compare::Options),
 }
 
+/// Why nothing could be measured, in one line; exit status 2.
+#[derive(Debug)]
+pub struct CannotRun(pub String);
+
+impl std::fmt::Display for CannotRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CannotRun {}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Load(options) => load::run(options).await,
-        Command::Compare(options) => compare::run(options).await,
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let command = Arguments::parse().command;
+    let run = async {
+        match command {
+            Command::Load(options) => load::run(options).await,
+            Command::Compare(options) => compare::run(options).await,
         }
+    };
+    // What a run has started is stopped as the run is dropped.
+    tokio::select! {
+        done = run => match done {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(if error.is::<CannotRun>() { 2 } else { 1 })
+            }
+        },
+        ended = told_to_stop() => match ended {
+            Ok(number) => {
+                eprintln!("stopped by a signal");
+                ExitCode::from(128 + number)
+            }
+            Err(error) => {
+                eprintln!("error: no signal can be listened to: {error}");
+                ExitCode::from(2)
+            }
+        },
     }
+}
+
+/// The number of the signal that ends this process: SIGINT or SIGTERM.
+async fn told_to_stop() -> std::io::Result<u8> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = interrupted.recv() => 2,
+        _ = terminated.recv() => 15,
+    })
 }
 
 #[cfg(test)]
@@ -62,7 +110,7 @@ mod tests {
         assert_eq!(parse("b load --op nonsense"), Err(2));
         assert_eq!(parse("b load --clients 0"), Err(2));
         assert_eq!(parse("b load --rate 0"), Err(2));
-        assert_eq!(parse("b compare --peers etcd"), Err(2));
+        assert_eq!(parse("b compare --peers nonsense"), Err(2));
         assert_eq!(parse("b compare --peers etcd --reelkv ./reelkv"), Ok(()));
     }
 }

@@ -97,6 +97,14 @@ impl Tally {
         self.lag_us_max = self.lag_us_max.max(other.lag_us_max);
     }
 
+    /// Latencies of successes in microseconds, each with how often it was seen.
+    pub fn recorded(&self) -> Vec<(u64, u64)> {
+        let recorded = self.latencies_us.iter_recorded();
+        recorded
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+            .collect()
+    }
+
     /// `planned` and started operations of an open loop; `None` for a closed one.
     pub fn summary(&self, ran: Duration, planned: Option<(u64, u64)>) -> Summary {
         let at = |quantile| self.latencies_us.value_at_quantile(quantile) as f64 / 1e3;

@@ -3,22 +3,38 @@
 use bytes::Bytes;
 use reelkv_client::{ErrorKind, Keyspace, ScanRange};
 
-/// Records a scan asks for.
-const SCAN_RECORDS: u64 = 100;
-
 /// A store, as one client uses it.
 #[derive(Clone)]
 pub enum Target {
     ReelKv(Keyspace),
     #[cfg(feature = "peers")]
     Etcd(etcd_client::KvClient),
+    #[cfg(feature = "peers")]
+    Postgres(std::sync::Arc<PostgresSession>),
+    #[cfg(feature = "peers")]
+    Redis(redis::aio::MultiplexedConnection),
 }
+
+/// A connection to PostgreSQL with what it has prepared.
+#[cfg(feature = "peers")]
+pub struct PostgresSession {
+    pub client: tokio_postgres::Client,
+    /// `$1` key, `$2` value.
+    pub put: tokio_postgres::Statement,
+    /// `$1` key.
+    pub get: tokio_postgres::Statement,
+    /// `$1` first key, `$2` number of records.
+    pub scan: tokio_postgres::Statement,
+}
+
+/// As long as those of the figures for peers.
+pub type Key = [u8; 16];
 
 /// What one operation ended with; a failure is named by its kind.
 pub type Done = Result<(), String>;
 
 impl Target {
-    pub async fn put(&mut self, key: [u8; 8], value: Bytes) -> Done {
+    pub async fn put(&mut self, key: Key, value: Bytes) -> Done {
         match self {
             Self::ReelKv(keyspace) => keyspace
                 .put(key, value)
@@ -26,16 +42,26 @@ impl Target {
                 .map(drop)
                 .map_err(|error| kind_of(&error)),
             #[cfg(feature = "peers")]
-            Self::Etcd(kv) => kv
-                .put(key, value, None)
+            Self::Etcd(kv) => kv.put(key, value, None).await.map(drop).map_err(said),
+            #[cfg(feature = "peers")]
+            Self::Postgres(session) => session
+                .client
+                .execute(&session.put, &[&&key[..], &&value[..]])
                 .await
                 .map(drop)
-                .map_err(|error| error.to_string()),
+                .map_err(said),
+            #[cfg(feature = "peers")]
+            Self::Redis(connection) => redis::cmd("SET")
+                .arg(&key[..])
+                .arg(&value[..])
+                .query_async::<()>(connection)
+                .await
+                .map_err(said),
         }
     }
 
     /// Linearizable; the key must be there.
-    pub async fn get(&mut self, key: [u8; 8]) -> Done {
+    pub async fn get(&mut self, key: Key) -> Done {
         let is_there = match self {
             Self::ReelKv(keyspace) => keyspace
                 .get(key)
@@ -43,19 +69,30 @@ impl Target {
                 .map_err(|error| kind_of(&error))?
                 .is_some(),
             #[cfg(feature = "peers")]
-            Self::Etcd(kv) => {
-                let got = kv.get(key, None).await.map_err(|error| error.to_string())?;
-                !got.kvs().is_empty()
+            Self::Etcd(kv) => !kv.get(key, None).await.map_err(said)?.kvs().is_empty(),
+            #[cfg(feature = "peers")]
+            Self::Postgres(session) => {
+                let rows = session.client.query(&session.get, &[&&key[..]]).await;
+                rows.map_err(said)?
+                    .first()
+                    .is_some_and(|row| row.try_get::<_, &[u8]>(0).is_ok())
             }
+            #[cfg(feature = "peers")]
+            Self::Redis(connection) => redis::cmd("GET")
+                .arg(&key[..])
+                .query_async::<Option<Vec<u8>>>(connection)
+                .await
+                .map_err(said)?
+                .is_some(),
         };
         is_there.then_some(()).ok_or_else(|| "absent".to_owned())
     }
 
-    /// One page of up to 100 records.
-    pub async fn scan(&mut self, from: [u8; 8]) -> Done {
+    /// Up to `records` records in key order; of ReelKV one page, which ends with its shard.
+    pub async fn scan(&mut self, from: Key, records: u64) -> Done {
         match self {
             Self::ReelKv(keyspace) => {
-                let range = ScanRange::between(from, b"").limit(SCAN_RECORDS);
+                let range = ScanRange::between(from, b"").limit(records);
                 keyspace
                     .scan_page(range)
                     .await
@@ -63,7 +100,20 @@ impl Target {
                     .map_err(|error| kind_of(&error))
             }
             #[cfg(feature = "peers")]
-            Self::Etcd(_) => Err("unsupported".to_owned()),
+            Self::Etcd(kv) => {
+                let page = etcd_client::GetOptions::new()
+                    .with_from_key()
+                    .with_limit(records as i64);
+                kv.get(from, Some(page)).await.map(drop).map_err(said)
+            }
+            #[cfg(feature = "peers")]
+            Self::Postgres(session) => {
+                let limit = records as i64;
+                let rows = session.client.query(&session.scan, &[&&from[..], &limit]);
+                rows.await.map(drop).map_err(said)
+            }
+            #[cfg(feature = "peers")]
+            Self::Redis(_) => Err("unsupported".to_owned()),
         }
     }
 }
@@ -80,12 +130,24 @@ fn kind_of(error: &reelkv_client::Error) -> String {
     name.to_owned()
 }
 
-/// Key number `n`: 8 bytes spread evenly over the key space, so that all shards get their share.
-pub fn key(n: u64) -> [u8; 8] {
-    // The finalizer of splitmix64: a bijection, so keys are distinct.
+#[cfg(feature = "peers")]
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Key number `n`: spread evenly over the key space, so that all shards get their share.
+pub fn key(n: u64) -> Key {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&mixed(n).to_be_bytes());
+    key[8..].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// The finalizer of splitmix64: a bijection.
+pub fn mixed(n: u64) -> u64 {
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (n ^ (n >> 31)).to_be_bytes()
+    n ^ (n >> 31)
 }
 
 #[cfg(test)]

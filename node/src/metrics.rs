@@ -1,9 +1,10 @@
 //! Requests of clients, counted as they end; everything else on `/metrics` is read from the node
 //! when it is asked (`server::page`).
 //!
-//! Two families, in the OpenMetrics text format:
+//! Families, in the OpenMetrics text format:
 //! - `reelkv_requests_total{op,result}`: how many ended how; `result` is `ok` or the error's kind.
 //! - `reelkv_request_seconds{op}`: from receipt to answer.
+//! - `reelkv_checkpoints_total`, `reelkv_wal_segments_removed_total`: counted where they happen ([`Upkeep`]).
 //!
 //! Every series exists from the start, at 0, so that the first error is seen as an increase.
 
@@ -142,6 +143,41 @@ struct OpMetrics {
     sum_ns: AtomicU64,
 }
 
+/// What a node did besides answering, since the process started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upkeep {
+    /// Trees that were made durable and put on record.
+    pub checkpoints: u64,
+    /// Segments of the log that were deleted, as trees hold what was in them.
+    pub wal_segments_removed: u64,
+}
+
+impl Collector for Upkeep {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let counters = [
+            (
+                "reelkv_checkpoints",
+                "Checkpoints of trees since the process started",
+                self.checkpoints,
+            ),
+            (
+                "reelkv_wal_segments_removed",
+                "Segments of the log deleted since the process started",
+                self.wal_segments_removed,
+            ),
+        ];
+        for (name, help, count) in counters {
+            ConstCounter::new(count).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Counter,
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
 /// The node's request metrics. To observe is three additions: no lock, no allocation.
 #[derive(Debug, Default)]
 pub struct RequestMetrics {
@@ -209,6 +245,24 @@ mod tests {
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         text
+    }
+
+    #[test]
+    fn upkeep_is_two_counters() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Upkeep {
+            checkpoints: 3,
+            wal_segments_removed: 2,
+        }));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert_lines(
+            &text,
+            &[
+                "reelkv_checkpoints_total 3",
+                "reelkv_wal_segments_removed_total 2",
+            ],
+        );
     }
 
     #[track_caller]

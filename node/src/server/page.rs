@@ -6,6 +6,7 @@
 //! - `reelkv_replicas{state}`, `reelkv_leaders`
 //! - `reelkv_shard_applied_index{shard}`, `reelkv_shard_records{shard}`,
 //!   `reelkv_shard_data_bytes{shard}`, `reelkv_shard_is_leader{shard}`
+//! - `reelkv_checkpoints_total`, `reelkv_wal_segments_removed_total`
 //! - `reelkv_damage_total{structure,kind}`, `reelkv_damage_open`, `reelkv_damage_repair_seconds`
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ impl HttpPage for Front {
                     v1::NodeStatus::default()
                 }
             };
+            let upkeep = node.member().map(|member| member.upkeep()).unwrap_or_default();
             let figures = Figures {
                 status,
                 found: node.health().counts(),
@@ -49,6 +51,7 @@ impl HttpPage for Front {
             };
             let mut registry = Registry::default();
             registry.register_collector(Box::new(figures));
+            registry.register_collector(Box::new(upkeep));
             node.metrics().register(&mut registry);
             let mut text = String::new();
             encode(&mut text, &registry).expect("writing to a string does not fail");
@@ -326,6 +329,8 @@ mod tests {
         assert!(value(&text, r#"reelkv_shard_applied_index{shard="1"}"#) > 0.0);
         assert!(value(&text, "reelkv_uptime_seconds") >= 2.0);
         assert!(value(&text, "reelkv_wal_bytes") > 0.0);
+        assert!(value(&text, "reelkv_checkpoints_total") >= 0.0);
+        assert_eq!(value(&text, "reelkv_wal_segments_removed_total"), 0.0);
         assert!(value(&text, "reelkv_memtable_budget_bytes") > 0.0);
         assert_eq!(
             value(

@@ -13,6 +13,7 @@ use super::member::Member;
 use super::node::Node;
 use super::proofs;
 use crate::health;
+use crate::metrics::Upkeep;
 use crate::rpc::handler::Answer;
 
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,6 +87,14 @@ impl Member {
         status.tree_bytes = self.storage.disk_bytes();
         status.memtable_bytes = self.storage.memtable_bytes();
         status.memtable_budget_bytes = self.storage.memtable_budget_bytes();
+    }
+
+    /// What this node did besides answering.
+    pub(super) fn upkeep(&self) -> Upkeep {
+        Upkeep {
+            checkpoints: self.storage.checkpoints(),
+            wal_segments_removed: self.wal.segments_removed(),
+        }
     }
 
     /// The status of every node that answers.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -70,6 +71,7 @@ pub struct Storage {
     pub(super) backing: Backing,
     open: Mutex<BTreeMap<TreeId, Slot>>,
     compactions: tokio::sync::Mutex<()>,
+    checkpoints: AtomicU64,
 }
 
 /// Invariant: one operation or one open tree per name.
@@ -116,6 +118,7 @@ impl Storage {
             backing,
             open: Mutex::default(),
             compactions: tokio::sync::Mutex::default(),
+            checkpoints: AtomicU64::new(0),
         }))
     }
 
@@ -123,6 +126,16 @@ impl Storage {
     /// they are there twice: one tree at a time bounds that, and leaves the disk to others.
     pub async fn compaction_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.compactions.lock().await
+    }
+
+    /// Counts a checkpoint of one of the trees that is on record.
+    pub fn count_checkpoint(&self) {
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Checkpoints of all trees since the start.
+    pub fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Relaxed)
     }
 
     /// The engine of every tree.

@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub manifest: Mutex<Option<Manifest>>,
     pub batch: AtomicU64,
     pub disk_bytes: AtomicU64,
+    pub segments_removed: AtomicU64,
     poison: OnceLock<String>,
     queue: Mutex<Option<mpsc::UnboundedSender<Work>>>,
     pub disk: SharedDisk,
@@ -117,6 +118,7 @@ impl Wal {
             files: Mutex::new(files),
             batch: AtomicU64::new(recovered.recovery.last_whole_batch),
             disk_bytes: AtomicU64::new(recovered.segments.values().sum()),
+            segments_removed: AtomicU64::new(0),
             poison: OnceLock::new(),
             queue: Mutex::new(Some(sender)),
             manifest: Mutex::new(recovered.manifest),
@@ -202,6 +204,11 @@ impl Wal {
     /// Bytes of all segments.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Segments deleted since the start, as nothing in them was needed any more.
+    pub fn segments_removed(&self) -> u64 {
+        self.shared.segments_removed.load(Ordering::Relaxed)
     }
 
     /// Whether damage is no more because its segment is none of the log's any more. Never that of the manifest,

@@ -326,13 +326,17 @@ impl Writer {
             .retain(|number, _| !unneeded.contains(number));
         self.store_manifest().await?;
         let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        let removed = unneeded.len() as u64;
         let delete = move || {
             for number in unneeded {
                 disk.remove_file(&segment::path(&dir, number))?;
             }
             sync_names(&*disk, &dir)
         };
-        offload(&*self.disk, delete).await?
+        offload(&*self.disk, delete).await??;
+        let count = &self.shared.segments_removed;
+        count.fetch_add(removed, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
     }
 
     fn count_bytes(&self) {

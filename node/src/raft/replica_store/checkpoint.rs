@@ -61,7 +61,10 @@ impl ReplicaStore {
             }
         };
         match tree.flush(sealed).await {
-            Ok(mark) => self.record(control, mark).await?,
+            Ok(mark) => {
+                self.record(control, mark).await?;
+                self.parts.storage.count_checkpoint();
+            }
             Err(error) => {
                 self.set_aside(&error);
                 return Ok(CheckpointOutcome::Untrusted);

@@ -133,6 +133,11 @@ async fn a_tree_ahead_of_its_record_is_on_record_before_raft_starts() {
     // The tree is flushed; the log cannot say so.
     store.checkpoint().await.expect_err("the log's disk fails");
     assert_eq!(store.checkpointed(), Some(recorded));
+    assert_eq!(
+        store.parts.storage.checkpoints(),
+        1,
+        "one of the two is on record"
+    );
     machine.cut_power();
 
     let store = machine.boot().await;

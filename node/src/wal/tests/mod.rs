@@ -193,8 +193,10 @@ async fn purged_entries_free_their_segments_and_idle_replicas_do_not_hold_them()
         "{} bytes are kept",
         wal.disk_bytes()
     );
+    assert!(wal.segments_removed() > 0);
     disk.crash(1);
     let (wal, recovery) = open(&disk).await;
+    assert_eq!(wal.segments_removed(), 0, "counted since the start");
     assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
     let idle = wal.group(B).unwrap();
     assert_eq!(
