@@ -42,6 +42,8 @@ mod call;
 mod client;
 pub mod connector;
 mod error;
+#[doc(hidden)]
+pub mod internals;
 pub mod key;
 mod keyspace;
 pub mod limits;
