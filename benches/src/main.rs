@@ -1,5 +1,5 @@
 //! `reelkv-benches load` measures a cluster; `reelkv-benches compare` runs ReelKV side by side with what a
-//! user would pick instead.
+//! user would pick instead; `reelkv-benches growth` sees how it grows.
 //!
 //! What the numbers mean and how to compare them: `benches/README.md`.
 
@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod chart;
 mod choice;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod cluster;
 mod compare;
 mod drive;
+mod growth;
 mod load;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod processes;
@@ -36,6 +38,8 @@ enum Command {
     Load(load::Options),
     /// Start peers and ReelKV on this machine and run the same load on them in turn.
     Compare(compare::Options),
+    /// Start ReelKV clusters on this machine and see how they grow with data, shards, clients, nodes and replicas.
+    Growth(growth::Options),
 }
 
 /// Why nothing could be measured, in one line; exit status 2.
@@ -57,6 +61,7 @@ async fn main() -> ExitCode {
         match command {
             Command::Load(options) => load::run(options).await,
             Command::Compare(options) => compare::run(options).await,
+            Command::Growth(options) => growth::run(options).await,
         }
     };
     // What a run has started is stopped as the run is dropped.
@@ -112,5 +117,10 @@ mod tests {
         assert_eq!(parse("b load --rate 0"), Err(2));
         assert_eq!(parse("b compare --peers nonsense"), Err(2));
         assert_eq!(parse("b compare --peers etcd --reelkv ./reelkv"), Ok(()));
+        assert_eq!(
+            parse("b growth --quick --factors data,idle --out results"),
+            Ok(())
+        );
+        assert_eq!(parse("b growth --factors nonsense"), Err(2));
     }
 }
