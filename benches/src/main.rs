@@ -9,16 +9,18 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod chart;
-mod choice;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
+mod choice;
+#[allow(dead_code)] // what a command that measures a cluster may need
 mod cluster;
 mod compare;
 mod drive;
 mod growth;
 mod load;
-#[cfg_attr(not(feature = "peers"), allow(dead_code))]
+#[allow(dead_code)] // what a command that measures a cluster may need
 mod processes;
 mod schedule;
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod summary;
 mod target;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]

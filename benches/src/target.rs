@@ -109,8 +109,8 @@ impl Target {
             #[cfg(feature = "peers")]
             Self::Postgres(session) => {
                 let limit = records as i64;
-                let rows = session.client.query(&session.scan, &[&&from[..], &limit]);
-                rows.await.map(drop).map_err(said)
+                let rows = session.client.query(&session.scan, &[&&from[..], &limit]).await;
+                rows.map(drop).map_err(said)
             }
             #[cfg(feature = "peers")]
             Self::Redis(_) => Err("unsupported".to_owned()),

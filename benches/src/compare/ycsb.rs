@@ -23,14 +23,6 @@ impl Workload {
     pub fn name(self) -> &'static str {
         ["A", "B", "C", "D", "E", "F"][self as usize]
     }
-
-    pub fn scans(self) -> bool {
-        self == Self::E
-    }
-
-    pub fn inserts(self) -> bool {
-        matches!(self, Self::D | Self::E)
-    }
 }
 
 /// One workload on one store.
