@@ -22,6 +22,9 @@ use crate::target::{Target, key};
 const SCAN_RECORDS: u64 = 100;
 /// Clients that write the keys before anything is measured.
 const FILL_CLIENTS: usize = 256;
+/// A store that has just started may not take every write at once.
+const FILL_TRIES: u32 = 5;
+const FILL_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub struct Options {
@@ -132,7 +135,15 @@ pub async fn write_keys(
                 if at >= end {
                     return Ok(());
                 }
-                target.put(key(at), value(&mut rng, value_bytes)).await?;
+                let value = value(&mut rng, value_bytes);
+                let mut tries = 1;
+                while let Err(kind) = target.put(key(at), value.clone()).await {
+                    if tries == FILL_TRIES {
+                        return Err(kind);
+                    }
+                    tries += 1;
+                    tokio::time::sleep(FILL_PAUSE).await;
+                }
             }
         });
     }

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 const STOP_MAX: Duration = Duration::from_secs(20);
 /// The same when its owner is dropped, where waiting stops everything else.
 const DROP_MAX: Duration = Duration::from_secs(5);
+/// How long one question to a server that is coming up may take.
+const ASK_MAX: Duration = Duration::from_secs(15);
 /// Lines of a log that an error shows.
 const LOG_LINES_SHOWN: usize = 5;
 /// Ports looked through, from a start that depends on the process.
@@ -150,7 +152,8 @@ pub async fn until(
     let deadline = Instant::now() + max;
     loop {
         server.check().with_context(|| step.to_owned())?;
-        let said = match tokio::time::timeout_at(deadline, ask()).await {
+        let until = deadline.min(Instant::now() + ASK_MAX);
+        let said = match tokio::time::timeout_at(until, ask()).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(said)) => said,
             Err(_) => "no answer".to_owned(),

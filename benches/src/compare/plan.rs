@@ -12,10 +12,10 @@ use crate::processes::{free_ports, is_free};
 /// Of one copy, whatever is stored: logs that are kept, files written again.
 const COPY_BYTES: u64 = 512 << 20;
 const COPY_BYTES_QUICK: u64 = 160 << 20;
-/// Bytes a record takes beside its value.
-const RECORD_BYTES: u64 = 300;
-/// A store may hold old and new files at once, and its log.
-const ROOM: u64 = 3;
+/// Bytes a record takes beside its value, in the store that takes most.
+const RECORD_BYTES: u64 = 150;
+/// Percent of that: a store may hold old and new files at once.
+const ROOM_PERCENT: u64 = 130;
 /// More puts than any peer does on a small machine; those that keep history keep as many.
 const PUTS_PER_SECOND: u64 = 20_000;
 
@@ -142,7 +142,7 @@ fn disk_bytes(options: &Options, systems: &[Kind]) -> u64 {
             Kind::Etcd => puts * (first_value_bytes + RECORD_BYTES),
             _ => 0,
         };
-        copy_bytes + ROOM * keys * (first_value_bytes + RECORD_BYTES) + history + large_bytes
+        copy_bytes + keys * (first_value_bytes + RECORD_BYTES) * ROOM_PERCENT / 100 + history + large_bytes
     };
     systems.iter().map(|kind| kind.copies() * of_copy(kind)).sum()
 }
