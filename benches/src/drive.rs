@@ -8,6 +8,7 @@ use anyhow::ensure;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -59,6 +60,8 @@ struct Worker {
     value_bytes: u32,
     rng: SmallRng,
     clock: Arc<RunClock>,
+    /// Becomes true at the end of the run, so that nobody sleeps until an operation that is due later.
+    over: watch::Receiver<bool>,
 }
 
 /// What the clients of a run share.
@@ -91,6 +94,7 @@ pub async fn drive(
         done: AtomicU64::new(0),
         started: AtomicU64::new(0),
     });
+    let (ends, over) = watch::channel(false);
     let mut clients = JoinSet::new();
     for n in 0..load.clients {
         let worker = Worker {
@@ -99,6 +103,7 @@ pub async fn drive(
             value_bytes: load.value_bytes,
             rng: SmallRng::seed_from_u64(load.seed.wrapping_mul(0x9e37_79b9).wrapping_add(u64::from(n))),
             clock: clock.clone(),
+            over: over.clone(),
         };
         clients.spawn(worker.work());
     }
@@ -115,6 +120,7 @@ pub async fn drive(
     }
     let end = clock.starts.elapsed();
     clock.end_us.store(end.as_micros() as u64, Ordering::Relaxed);
+    ends.send_replace(true);
     let drained = async {
         let mut tally = Tally::new();
         while let Some(seen) = clients.join_next().await {
@@ -168,7 +174,10 @@ impl Worker {
             let at = planned.unwrap_or_else(|| clock.starts.elapsed());
             let start = clock.starts + at;
             if planned.is_some() {
-                tokio::time::sleep_until(start).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(start) => {}
+                    _ = self.over.wait_for(|is_over| *is_over) => {}
+                }
             }
             // What was due in time may still start a little late.
             if clock.is_over(at) || clock.is_over(clock.starts.elapsed().saturating_sub(LAG_TOLERANCE)) {

@@ -8,7 +8,7 @@ use reelkv_client::{ErrorKind, Keyspace, ScanRange};
 pub enum Target {
     ReelKv(Keyspace),
     #[cfg(feature = "peers")]
-    Etcd(etcd_client::KvClient),
+    Etcd(Box<etcd_client::KvClient>),
     #[cfg(feature = "peers")]
     Postgres(std::sync::Arc<PostgresSession>),
     #[cfg(feature = "peers")]

@@ -12,7 +12,9 @@ pub struct Usage {
     pub cpu: Duration,
     /// Memory it holds now. Pages that processes share count once for each.
     pub rss_bytes: u64,
-    /// Bytes it had written to the disk since the start, with those of its ended children.
+    /// Bytes of the page cache it has made dirty since the start, with those of its ended children. Kernels that
+    /// cache files in large pieces count a whole piece for each small write: a bound, not what the disk saw
+    /// ([`disk_written_bytes`]).
     pub write_bytes: u64,
 }
 
@@ -102,6 +104,23 @@ pub fn with_descendants(roots: &[u32]) -> anyhow::Result<Vec<u32>> {
         next += 1;
     }
     Ok(found)
+}
+
+/// Bytes that were ever written to the block device under a path, by anybody; `None` if it is on none, such as
+/// an overlay or a memory file system.
+pub fn disk_written_bytes(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+
+    let device = path.metadata().ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = read(
+        &Path::new("/sys/dev/block")
+            .join(format!("{major}:{minor}"))
+            .join("stat"),
+    )
+    .ok()?;
+    // The seventh figure counts sectors, which are 512 bytes here whatever the device's are.
+    Some(stat.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()? * 512)
 }
 
 /// Memory a process holds, its share of what it shares with others; 0 once it has ended.

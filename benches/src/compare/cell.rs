@@ -1,5 +1,6 @@
 //! One measured cell: one system under one load, once.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::upkeep::{Upkeep, Watch};
 use crate::choice::Choose;
 use crate::drive::{Load, drive};
 use crate::summary::Summary;
+use crate::usage::disk_written_bytes;
 
 /// Bytes of a key.
 const KEY_BYTES: u64 = 16;
@@ -62,7 +64,8 @@ pub struct Cell {
     pub summary: Summary,
     /// CPU time of all processes of the system, the load generator not among them, per operation.
     pub cpu_us_per_operation: f64,
-    /// Bytes all copies wrote to disk per byte of keys and values written; of puts only.
+    /// Bytes the machine wrote to the systems' disk per byte of keys and values put; of puts only, and only
+    /// where that disk is a block device.
     pub written_per_byte: Option<f64>,
     /// Memory of all processes of the system at the end.
     pub memory_bytes: u64,
@@ -99,8 +102,8 @@ impl CellPlan {
     }
 }
 
-/// Warms up, measures.
-pub async fn measure(system: &mut System, plan: &CellPlan) -> anyhow::Result<Cell> {
+/// Warms up, measures. `directory` is where the systems run.
+pub async fn measure(system: &mut System, plan: &CellPlan, directory: &Path) -> anyhow::Result<Cell> {
     system.check()?;
     tokio::time::sleep(PAUSE).await;
     let at_once = std::future::ready(Ok(()));
@@ -109,7 +112,7 @@ pub async fn measure(system: &mut System, plan: &CellPlan) -> anyhow::Result<Cel
         Running::Nodes(cluster) if plan.operation == "put" => Some(Watch::begin(cluster).await?),
         _ => None,
     };
-    let before = system.usage()?;
+    let (before, written_before) = (system.usage()?, disk_written_bytes(directory));
     let mut upkeep = None;
     let may_end = async {
         if let Some(watch) = watch.as_ref().filter(|_| plan.awaits_upkeep) {
@@ -119,6 +122,8 @@ pub async fn measure(system: &mut System, plan: &CellPlan) -> anyhow::Result<Cel
     };
     let ran = drive(&system.targets, &plan.load(plan.run), may_end).await?;
     let used = system.usage()?.since(before);
+    let written = disk_written_bytes(directory).zip(written_before);
+    let written_bytes = written.map(|(now, before)| now.saturating_sub(before));
     if let Some(watch) = watch.filter(|_| upkeep.is_none()) {
         upkeep = Some(watch.seen().await?);
     }
@@ -137,7 +142,9 @@ pub async fn measure(system: &mut System, plan: &CellPlan) -> anyhow::Result<Cel
         keys: plan.keys,
         percent: plan.offered.map(|(percent, _)| percent),
         cpu_us_per_operation: used.cpu.as_secs_f64() * 1e6 / operations as f64,
-        written_per_byte: (plan.operation == "put").then(|| used.write_bytes as f64 / data_bytes as f64),
+        written_per_byte: written_bytes
+            .filter(|_| plan.operation == "put")
+            .map(|bytes| bytes as f64 / data_bytes as f64),
         memory_bytes,
         upkeep,
         awaits_upkeep: plan.awaits_upkeep,

@@ -66,7 +66,7 @@ pub async fn start(place: &Place<'_>) -> anyhow::Result<System> {
         let client = etcd_client::Client::connect(&endpoints, None)
             .await
             .context("connect to etcd")?;
-        targets.push(Target::Etcd(client.kv_client()));
+        targets.push(Target::Etcd(Box::new(client.kv_client())));
     }
     for target in &targets {
         let answers = async || target.clone().put([0; 16], "ready?".into()).await;

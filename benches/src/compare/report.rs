@@ -187,19 +187,20 @@ impl Results {
     fn upkeep_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for of in self.loads(|_| true) {
-            let (.., percent) = of;
+            let (part, .., percent) = of;
             let ours = self.systems(of);
             let Some((_, group)) = ours.iter().find(|(kind, _)| *kind == Kind::ReelKv) else {
                 continue;
             };
             let seen: Vec<_> = group.0.iter().filter_map(|cell| cell.upkeep.as_ref()).collect();
-            if seen.is_empty() {
+            let is_required = group.0.iter().any(|cell| cell.awaits_upkeep);
+            if seen.is_empty() || (part != Part::Main && !is_required) {
                 continue;
             }
             let complete = seen.iter().filter(|upkeep| upkeep.is_complete()).count();
             let longest = seen.iter().map(|upkeep| upkeep.extension_s).fold(0.0, f64::max);
             let offered = percent.map_or_else(String::new, |percent| format!(", {percent} % of peak"));
-            let required = match group.0.iter().any(|cell| cell.awaits_upkeep) {
+            let required = match is_required {
                 true => format!(" (required; at most {longest:.0} s longer for it)"),
                 false => String::new(),
             };

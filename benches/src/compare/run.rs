@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,7 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut runner = Runner {
         progress: Progress::new(planned(&options, &plan.systems)),
         options: &options,
+        directory: directory.path().to_owned(),
         systems: Vec::new(),
         cells: Vec::new(),
     };
@@ -54,7 +55,7 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     runner.progress.step("the disk by itself", 2 * each);
     let at = directory.path().to_owned();
     let device = tokio::task::spawn_blocking(move || device::measure(&at, each)).await??;
-    runner.start(&plan, directory.path()).await?;
+    runner.start(&plan).await?;
     runner.fill(0..options.keys[0]).await?;
     runner.main().await?;
     runner.values().await?;
@@ -147,17 +148,19 @@ fn percents(options: &Options, kind: Kind) -> Vec<(u32, u32)> {
 
 struct Runner<'a> {
     options: &'a Options,
+    /// Where the systems run.
+    directory: PathBuf,
     progress: Progress,
     systems: Vec<System>,
     cells: Vec<Cell>,
 }
 
 impl Runner<'_> {
-    async fn start(&mut self, plan: &Plan, directory: &Path) -> anyhow::Result<()> {
+    async fn start(&mut self, plan: &Plan) -> anyhow::Result<()> {
         for (kind, ports) in plan.systems.iter().zip(&plan.ports) {
             self.progress
                 .step(&format!("start of {}", kind.name()), START_PLANNED);
-            let directory = directory.join(kind.name());
+            let directory = self.directory.join(kind.name());
             #[allow(clippy::disallowed_methods)] // a throw-away directory, not data of ours
             std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
             let place = Place {
@@ -345,17 +348,28 @@ impl Runner<'_> {
         let offered = plan
             .offered
             .map_or_else(String::new, |(percent, _)| format!(" at {percent} % of peak"));
+        let (place, operation) = match plan.part {
+            Part::Main => (
+                format!("round {} of {}", plan.round, self.options.rounds),
+                plan.operation,
+            ),
+            Part::Beside => (
+                format!("beside, {} keys", thousands(plan.keys as f64)),
+                plan.operation,
+            ),
+            Part::Open => ("open loop".to_owned(), plan.operation),
+            Part::Ycsb => (format!("YCSB {}", plan.operation), "mixed"),
+        };
         let what = format!(
-            "round {} of {}: {}, {} clients, values of {} bytes{offered}, {}",
-            plan.round,
-            self.options.rounds,
-            plan.operation,
+            "{place}: {operation}, {} clients, values of {} bytes{offered}, {}",
             plan.clients,
             plan.value_bytes,
             system.kind.name()
         );
         self.progress.step(&what, plan.duration());
-        let cell = measure(system, plan).await.with_context(|| what)?;
+        let cell = measure(system, plan, &self.directory)
+            .await
+            .with_context(|| what)?;
         let (rate, p99) = (thousands(cell.summary.per_second), cell.summary.p99_ms);
         let extension = cell.upkeep.as_ref().map_or(0.0, |upkeep| upkeep.extension_s);
         let extended = match extension >= 0.5 {
