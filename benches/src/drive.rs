@@ -19,6 +19,8 @@ use crate::target::{Done, Target, key};
 
 /// An open loop's operation that starts later than this was late.
 const LAG_TOLERANCE: Duration = Duration::from_millis(10);
+/// When an open loop begins: once all its clients are there.
+const OPEN_LEAD: Duration = Duration::from_millis(100);
 /// How long the last operations of a run may take: more than any client's own deadline.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
@@ -87,9 +89,10 @@ pub async fn drive(
     may_end: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<Ran> {
     ensure!(!targets.is_empty(), "nothing to put under load");
+    let lead = load.per_second.map_or(Duration::ZERO, |_| OPEN_LEAD);
     let clock = Arc::new(RunClock {
         schedule: Schedule::new(load.per_second),
-        starts: Instant::now(),
+        starts: Instant::now() + lead,
         end_us: AtomicU64::new(u64::MAX),
         done: AtomicU64::new(0),
         started: AtomicU64::new(0),
