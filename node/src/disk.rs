@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 pub use real::RealDisk;
 use tokio::sync::oneshot;
 
@@ -61,6 +62,16 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Runs a job that calls this disk, without blocking the caller. Called inside a tokio runtime.
     fn spawn(&self, job: Box<dyn FnOnce() + Send>);
+    /// Runs a task that does little but call this disk, until it ends; the receiver is told when it has,
+    /// and sees its sender dropped if it panicked. Called inside a tokio runtime.
+    fn drive(&self, task: BoxFuture<'static, ()>) -> oneshot::Receiver<()> {
+        let (ended, told) = oneshot::channel();
+        tokio::spawn(async move {
+            task.await;
+            let _ = ended.send(()); // nobody need care
+        });
+        told
+    }
 }
 
 /// An open file. All offsets and lengths are in bytes.

@@ -1,13 +1,18 @@
 //! The machine's file system.
 #![allow(clippy::disallowed_methods)] // this is the door
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
+use futures::future::BoxFuture;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 use super::{DirEntry, Disk, DiskFile, Mode, SharedFile};
 
@@ -17,6 +22,11 @@ pub struct RealDisk;
 
 #[derive(Debug)]
 struct RealFile(File);
+
+thread_local! {
+    /// Whether this thread is there for one task that may block it.
+    static OWN_THREAD: Cell<bool> = const { Cell::new(false) };
+}
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: Mode) -> io::Result<SharedFile> {
@@ -81,7 +91,28 @@ impl Disk for RealDisk {
     }
 
     fn spawn(&self, job: Box<dyn FnOnce() + Send>) {
-        tokio::task::spawn_blocking(job);
+        match OWN_THREAD.get() {
+            true => job(),
+            false => drop(tokio::task::spawn_blocking(job)),
+        }
+    }
+
+    /// On a thread of its own, where jobs need not be handed to another and back.
+    fn drive(&self, task: BoxFuture<'static, ()>) -> oneshot::Receiver<()> {
+        let (ended, told) = oneshot::channel();
+        let own = Builder::new_current_thread().enable_time().build();
+        let started = own.and_then(|runtime| {
+            let run = move || {
+                OWN_THREAD.set(true);
+                runtime.block_on(task);
+                let _ = ended.send(()); // nobody need care
+            };
+            thread::Builder::new().name("log".to_owned()).spawn(run)
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread for the log could be started: nothing can be written");
+        }
+        told
     }
 }
 

@@ -274,6 +274,18 @@ impl Batch {
     }
 }
 
+/// Lengths of both frames of a batch of these records, in whole blocks: each frame is allocated once.
+fn frame_lens(records: &[Record]) -> (usize, usize) {
+    let (mut data, mut identity) = (HEADER_LEN, HEADER_LEN);
+    for record in records {
+        let payload = align8(record.payload.len());
+        data += HEADER_LEN + payload;
+        identity += HEADER_LEN + if record.kind.is_control() { payload } else { 0 };
+    }
+    let block = BLOCK as usize;
+    (data.next_multiple_of(block), identity.next_multiple_of(block))
+}
+
 /// Lays a batch out.
 pub(super) fn encode(
     records: &[Record],
@@ -282,8 +294,10 @@ pub(super) fn encode(
     segment: u64,
     data_offset: u64,
 ) -> Encoded {
-    let mut data = vec![0; HEADER_LEN];
-    let mut identity = Vec::new();
+    let (data_len, identity_len) = frame_lens(records);
+    let mut data = Vec::with_capacity(data_len);
+    data.resize(HEADER_LEN, 0);
+    let mut identity = Vec::with_capacity(identity_len);
     let mut headers = Vec::with_capacity(records.len());
     for (ordinal, record) in records.iter().enumerate() {
         let header = Header {
@@ -305,7 +319,6 @@ pub(super) fn encode(
         }
         headers.push(header);
     }
-    let identity_len = (identity.len() + HEADER_LEN).next_multiple_of(BLOCK as usize);
     let batch = Batch {
         number,
         synced,
@@ -319,6 +332,7 @@ pub(super) fn encode(
     data.resize(data.len().next_multiple_of(BLOCK as usize), 0);
     identity.resize(identity_len - HEADER_LEN, 0);
     identity.extend_from_slice(&batch.encode(FOOTER_MAGIC));
+    debug_assert_eq!((data.len(), identity.len()), (data_len, identity_len));
     Encoded {
         batch,
         data,

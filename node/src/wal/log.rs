@@ -68,7 +68,8 @@ impl Shared {
 #[derive(Clone)]
 pub struct Wal {
     pub(super) shared: Arc<Shared>,
-    writer: Arc<tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>>,
+    /// Tells when the writer has ended.
+    writer: Arc<tokio::sync::Mutex<Option<oneshot::Receiver<()>>>>,
 }
 
 impl Wal {
@@ -127,7 +128,7 @@ impl Wal {
         });
         let writer = Writer {
             shared: shared.clone(),
-            disk,
+            disk: disk.clone(),
             dir,
             config,
             identity,
@@ -140,7 +141,8 @@ impl Wal {
             newest_segment: recovered.newest_segment,
             evacuate_upto: 0,
         };
-        let writer = Arc::new(tokio::sync::Mutex::new(Some(tokio::spawn(writer.run()))));
+        let ended = disk.drive(Box::pin(writer.run()));
+        let writer = Arc::new(tokio::sync::Mutex::new(Some(ended)));
         Ok((Self { shared, writer }, recovered.recovery))
     }
 
@@ -229,9 +231,9 @@ impl Wal {
         self.shared.queue.lock().take();
         let writer = self.writer.lock().await.take();
         if let Some(writer) = writer
-            && let Err(error) = writer.await
+            && writer.await.is_err()
         {
-            tracing::error!(%error, "the log's writer ended badly");
+            tracing::error!("the log's writer ended badly");
         }
     }
 }

@@ -16,6 +16,7 @@
 //! ```
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -181,7 +182,13 @@ pub(super) struct Segment {
     pub data_offset: u64,
     /// Where the next identity frame ends.
     pub identity_end: u64,
+    /// Between these two nothing was written yet, not even zeros.
+    unwritten: Range<u64>,
 }
+
+/// Zeros are written this far ahead of the frames, at a time.
+const LAID_OUT_DATA_BYTES: u64 = 1 << 20;
+const LAID_OUT_IDENTITY_BYTES: u64 = 256 << 10;
 
 impl Segment {
     /// Makes a segment and makes it durable, name and all.
@@ -203,7 +210,31 @@ impl Segment {
             file,
             data_offset: BLOCK,
             identity_end: header.len_bytes - BLOCK,
+            unwritten: BLOCK..header.len_bytes - BLOCK,
         })
+    }
+
+    /// What is to be filled with zeros before the next batches come; empty while there is enough of it.
+    /// A write into space that was reserved and never written makes the file system write down, at the
+    /// sync, that it now holds something: twice the time of a sync that has only data to write.
+    pub fn lay_out(&mut self) -> Vec<Range<u64>> {
+        let start = self.unwritten.start.max(self.data_offset);
+        let end = self.unwritten.end.min(self.identity_end);
+        let mut zeros = Vec::new();
+        self.unwritten = start..end;
+        if start < end && start - self.data_offset < LAID_OUT_DATA_BYTES / 4 {
+            self.unwritten.start = end.min(start + LAID_OUT_DATA_BYTES);
+            zeros.push(start..self.unwritten.start);
+        }
+        let start = self.unwritten.start;
+        if start < end && self.identity_end - end < LAID_OUT_IDENTITY_BYTES / 4 {
+            self.unwritten.end = start.max(end.saturating_sub(LAID_OUT_IDENTITY_BYTES));
+            zeros.push(self.unwritten.end..end);
+        }
+        debug_assert!(zeros.iter().all(|zeros| {
+            zeros.start >= self.data_offset && zeros.end <= self.identity_end && !zeros.is_empty()
+        }));
+        zeros
     }
 
     /// Bytes left for both frames.

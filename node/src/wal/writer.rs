@@ -144,17 +144,43 @@ impl Writer {
             Ok(()) if manifest => self.store_manifest().await,
             outcome => outcome,
         };
-        if let Err(error) = &outcome {
-            self.shared.poison(&error.to_string());
-            tracing::error!(%error, "the log is poisoned: nothing on its disk is trusted any more");
-        }
+        self.poison_after(&outcome);
         for tell in done {
             tell(match &outcome {
                 Ok(()) => Ok(()),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
             });
         }
+        outcome?;
+        // Nobody waits for it.
+        let outcome = self.lay_out().await;
+        self.poison_after(&outcome);
         outcome
+    }
+
+    fn poison_after(&self, outcome: &io::Result<()>) {
+        if let Err(error) = outcome {
+            self.shared.poison(&error.to_string());
+            tracing::error!(%error, "the log is poisoned: nothing on its disk is trusted any more");
+        }
+    }
+
+    /// Writes zeros where the next batches will be, once in a while.
+    async fn lay_out(&mut self) -> io::Result<()> {
+        let Some(segment) = self.segment.as_mut() else {
+            return Ok(());
+        };
+        let (zeros, file) = (segment.lay_out(), segment.file.clone());
+        if zeros.is_empty() {
+            return Ok(());
+        }
+        let write = move || {
+            for zeros in zeros {
+                file.write_at(zeros.start, &vec![0; (zeros.end - zeros.start) as usize])?;
+            }
+            file.sync_data()
+        };
+        offload(&*self.disk, write).await?
     }
 
     async fn write_records(&mut self, mut records: Vec<Record>) -> io::Result<()> {
