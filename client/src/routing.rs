@@ -3,7 +3,7 @@
 //! It is a hint throughout. A request names the shard and epoch it was routed by, so a node that
 //! knows better refuses it and says what it knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,16 +80,19 @@ impl ShardRoute {
 
 /// Key → shard → leader.
 ///
-/// Invariant: the ranges of `shards` do not overlap, and each is filed under its own start.
+/// Every call looks here: nothing it does may take longer the more shards there are.
 #[derive(Default)]
 pub(crate) struct RoutingCache(Mutex<Map>);
 
+/// Invariants: the ranges of `shards` do not overlap, and each is filed under its own start; `starts`
+/// has that start of each of them, and nothing else.
 #[derive(Default)]
 struct Map {
     version: u64,
     cluster_id: Bytes,
     nodes: BTreeMap<NodeId, Addr>,
     shards: BTreeMap<Bytes, Arc<ShardRoute>>,
+    starts: HashMap<ShardId, Bytes>,
     keyspaces: BTreeMap<String, KeyspaceId>,
 }
 
@@ -137,9 +140,7 @@ impl RoutingCache {
     /// Where a shard's leader was last seen.
     pub(crate) fn leader_of(&self, shard: ShardId) -> Option<Addr> {
         let map = self.0.lock();
-        let mut routes = map.shards.values();
-        let route = routes.find(|route| route.shard_id == shard)?;
-        route.leader.clone()
+        map.by_id(shard)?.leader.clone()
     }
 
     /// Notes where a shard's leader is.
@@ -194,12 +195,7 @@ impl Map {
     /// Files a shard, unless what is known of its range or of itself is newer.
     fn learn(&mut self, descriptor: &v1::ShardDescriptor) {
         let mut route = ShardRoute::of(descriptor, &self.nodes);
-        let overlapping: Vec<_> = self
-            .shards
-            .values()
-            .filter(|known| known.shard_id == route.shard_id || known.range.intersect(&route.range).is_some())
-            .cloned()
-            .collect();
+        let overlapping = self.overlapping(&route);
         for known in &overlapping {
             let is_newer = match known.shard_id == route.shard_id {
                 true => known.epoch > route.epoch,
@@ -214,12 +210,43 @@ impl Map {
         }
         for known in &overlapping {
             self.shards.remove(&known.range.start);
+            self.starts.remove(&known.shard_id);
         }
+        self.starts.insert(route.shard_id, route.range.start.clone());
         self.shards.insert(route.range.start.clone(), Arc::new(route));
+        debug_assert_eq!(self.starts.len(), self.shards.len());
+    }
+
+    /// What is known of the shard itself and of others in its range.
+    fn overlapping(&self, route: &ShardRoute) -> Vec<Arc<ShardRoute>> {
+        let range = &route.range;
+        let begins_inside = |known: &&Arc<ShardRoute>| range.end.is_empty() || known.range.start < range.end;
+        let inside = self.shards.range(range.start.clone()..).map(|(_, known)| known);
+        let before = self.shards.range(..range.start.clone()).next_back();
+        let reaches_in = before
+            .map(|(_, known)| known)
+            .filter(|known| known.range.intersect(range).is_some());
+        let mut overlapping: Vec<_> = reaches_in
+            .into_iter()
+            .chain(inside.take_while(begins_inside))
+            .cloned()
+            .collect();
+        let itself = self.by_id(route.shard_id);
+        if let Some(itself) = itself
+            && overlapping.iter().all(|known| known.shard_id != route.shard_id)
+        {
+            overlapping.push(itself.clone());
+        }
+        overlapping
+    }
+
+    fn by_id(&self, shard: ShardId) -> Option<&Arc<ShardRoute>> {
+        self.shards.get(self.starts.get(&shard)?)
     }
 
     fn replace(&mut self, shard: ShardId, change: impl Fn(&ShardRoute) -> Option<ShardRoute>) {
-        if let Some(route) = self.shards.values_mut().find(|route| route.shard_id == shard)
+        let start = self.starts.get(&shard);
+        if let Some(route) = start.and_then(|start| self.shards.get_mut(start))
             && let Some(changed) = change(route)
         {
             *route = Arc::new(changed);
@@ -280,6 +307,25 @@ mod tests {
             cache.learn(&[shard(1, ("", ""), 1)]);
             assert_eq!([shard_of(&cache, "a"), shard_of(&cache, "x")], [Some(1), Some(9)]);
         }
+    }
+
+    #[test]
+    fn a_shard_that_moved_its_bounds_is_known_once() {
+        let cache = RoutingCache::default();
+        cache.learn(&[
+            shard(1, ("", "b"), 1),
+            shard(2, ("b", "m"), 1),
+            shard(3, ("m", ""), 1),
+        ]);
+        cache.leader_is(2, "node-2");
+        // Its right half became another's: both stand elsewhere than before.
+        cache.learn(&[shard(2, ("c", "e"), 2), shard(9, ("e", "z"), 2)]);
+        let found = ["a", "b", "c", "e", "n", "z"].map(|key| shard_of(&cache, key));
+        assert_eq!(found, [Some(1), None, Some(2), Some(9), Some(9), None]);
+        assert_eq!(cache.leader_of(2).as_deref(), Some("node-2"));
+        cache.leader_is(2, "node-3");
+        assert_eq!(cache.lookup(b"d").unwrap().leader.as_deref(), Some("node-3"));
+        assert_eq!(cache.leader_of(3), None, "its range is another's now");
     }
 
     #[test]
