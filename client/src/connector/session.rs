@@ -229,6 +229,8 @@ async fn gather(queued: &mut mpsc::UnboundedReceiver<Queued>) -> Option<v1::Sess
     let mut message_bytes = 0;
     while requests.is_empty() {
         let mut next = Some(queued.recv().await?);
+        // Who is ready to call does so first.
+        tokio::task::yield_now().await;
         while let Some(Queued {
             request,
             request_bytes,

@@ -64,7 +64,7 @@ pub(crate) struct Settings {
     /// Memory for blocks read from disk [default: 256MiB]
     #[arg(long, env = "REELKV_CACHE", value_name = "SIZE")]
     cache: Option<Text>,
-    /// Log size to stay below: at three quarters of it trees are checkpointed to shorten it [default: 128MiB]
+    /// Log size to stay below: at three quarters of it trees are checkpointed to shorten it [default: 256MiB]
     #[arg(long, env = "REELKV_WAL_MAX", value_name = "SIZE")]
     wal_max: Option<Text>,
     /// Size of one file of the log [default: 16MiB]

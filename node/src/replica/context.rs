@@ -7,6 +7,7 @@ use bytes::Bytes;
 use reelkv_proto::types::NodeId;
 use reelkv_proto::v1::{self, peer_request, peer_response};
 
+use super::pace::Counting;
 use super::{Clocks, Rate, Senders};
 use crate::clock::SharedClock;
 use crate::disk::SharedDisk;
@@ -49,7 +50,7 @@ impl Default for ReplicaSettings {
         Self {
             times: RaftTimes::default(),
             checkpoint_interval_ms: 30_000,
-            wal_bytes_max: 128 << 20,
+            wal_bytes_max: 256 << 20,
             maintenance_interval_ms: 500,
             refuse_one_in: 0,
             expiry_sweep_interval_ms: 60_000,
@@ -82,6 +83,8 @@ pub struct ReplicaContext {
     pub health: Arc<Health>,
     /// What repairs may copy.
     pub repair_rate: Rate,
+    /// Whose turn it is to count records.
+    pub counting: Counting,
     /// Peers from whom nothing is taken for now.
     pub senders: Senders,
     /// How replicas behave.

@@ -16,7 +16,7 @@ use crate::shard::{Write, WriteKind};
 const ENTRIES_KEPT: u64 = 64;
 /// A leader keeps at most this many entries for a live follower; beyond it a view is cheaper.
 const ENTRIES_KEPT_FOR_FOLLOWER: u64 = 4_096;
-/// How often live records are counted, for figures.
+/// How often a replica's live records are counted at most, for figures.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a leader looks for writers' memories to forget.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
@@ -36,7 +36,6 @@ async fn rounds(replica: &Arc<Replica>) {
     let phase = replica.context().clock.random_u64() % settings.maintenance_interval_ms.max(1);
     tokio::time::sleep(Duration::from_millis(phase)).await;
     let (mut checkpointed, mut expired, mut counted) = (now(), now(), now());
-    let mut count_pause = COUNT_INTERVAL;
     loop {
         tokio::time::sleep(interval).await;
         if Mutant::PurgeBeforeCheckpoint.is_on()
@@ -49,11 +48,11 @@ async fn rounds(replica: &Arc<Replica>) {
                 tracing::error!(id = ?replica.id(), %error, "a checkpoint could not be recorded");
             }
             checkpointed = now();
-            if counted.elapsed() > count_pause {
-                counted = now();
+            if counted.elapsed() > COUNT_INTERVAL
+                && let Some(_turn) = replica.context().counting.turn()
+            {
                 replica.count().await;
-                // Counting reads everything: it may take a twentieth of the time.
-                count_pause = COUNT_INTERVAL.max(counted.elapsed() * 20);
+                counted = now();
             }
         }
         if expired.elapsed() > EXPIRE_INTERVAL {

@@ -75,7 +75,8 @@ impl ProvenReads {
             }
         }
         let only = KeyRange::new(key.to_vec(), [key, &[0]].concat());
-        let mut read = self.ask_peers(&only, 1, usize::MAX).await?;
+        // On the heap, so that the many reads that need no peer take less memory.
+        let mut read = Box::pin(self.ask_peers(&only, 1, usize::MAX)).await?;
         Ok(KeyRead {
             record: read.page.records.pop(),
             version: read.version,

@@ -58,6 +58,11 @@ impl ReadBarrier {
 async fn rounds(raft: Raft, shard_id: ShardId, mut queue: mpsc::Receiver<Waiting>) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+        // Who is ready to read joins the round.
+        tokio::task::yield_now().await;
+        while let Ok(next) = queue.try_recv() {
+            waiting.push(next);
+        }
         let outcome = round(&raft, shard_id).await;
         for reader in waiting.drain(..) {
             // A reader past its deadline is gone.

@@ -277,7 +277,7 @@ impl Replica {
         let Some(due_ms) = self.due_expiry(record.iter()) else {
             return Ok(record);
         };
-        self.tick_to(due_ms).await?;
+        Box::pin(self.tick_to(due_ms)).await?;
         Ok(self.proven.get(key).await?.living())
     }
 

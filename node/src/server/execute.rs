@@ -180,7 +180,8 @@ pub(super) async fn execute(
                 record: record.and_then(wire_record),
             }))
         }
-        Op::Scan(scan) => bounded_read(timeout, page(replica, keyspace_id, scan)).await,
+        // On the heap, so that the many requests for one key take less memory.
+        Op::Scan(scan) => Box::pin(bounded_read(timeout, page(replica, keyspace_id, scan))).await,
         Op::OpenIncarnation(_) => {
             let written = replica
                 .write(

@@ -126,6 +126,7 @@ impl Member {
             transport: transport.clone(),
             health: node.health.clone(),
             repair_rate: Rate::new(options.replicas.repair_bytes_per_s_max),
+            counting: Default::default(),
             senders: Senders::default(),
             settings: options.replicas.clone(),
         });

@@ -49,18 +49,32 @@ impl Member {
         forwarded: bool,
     ) -> Result<response::Result, v1::Error> {
         let target = execute::target(&op)?;
-        let keyspace_id = self.keyspace(&target, deadline).await?;
+        let keyspace_id = match self.known_keyspace(&target) {
+            Some(id) => id,
+            None => Box::pin(self.keyspace(&target, deadline)).await?,
+        };
         execute::check(keyspace_id, &op)?;
-        if let Some(route) = &target.route {
-            return self.answer_routed(route, keyspace_id, op, deadline).await;
+        match &target.route {
+            Some(route) => self.answer_routed(route, keyspace_id, op, deadline).await,
+            // On the heap, so that the many requests with a route take less memory.
+            None => Box::pin(self.answer_unrouted(&target, keyspace_id, op, deadline, forwarded)).await,
         }
+    }
+
+    /// The caller has no map: answer, or find who can.
+    async fn answer_unrouted(
+        self: &Arc<Self>,
+        target: &Target,
+        keyspace_id: KeyspaceId,
+        op: Op,
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<response::Result, v1::Error> {
         // Nothing else in the request may be sent twice: without a token a write is tried until
         // it may have happened, not longer.
         let mut unsure = false;
         loop {
-            let outcome = self
-                .try_once(&target, keyspace_id, &op, deadline, forwarded)
-                .await;
+            let outcome = self.try_once(target, keyspace_id, &op, deadline, forwarded).await;
             let retry = match &outcome {
                 Err(error) => !forwarded && may_be_tried_again(error),
                 Ok(_) => false,
@@ -82,23 +96,26 @@ impl Member {
         }
     }
 
+    /// The keyspace's number, if this node's map has it. Never the system's.
+    fn known_keyspace(&self, target: &Target) -> Option<KeyspaceId> {
+        let directory = self.directory.get();
+        let id = match (target.keyspace_id, target.keyspace.as_str()) {
+            (SYSTEM_KEYSPACE, name) => directory::keyspace(&directory, name)?,
+            (id, _) => {
+                let mut known = directory.keyspaces.iter();
+                known.any(|keyspace| keyspace.keyspace_id == id).then_some(id)?
+            }
+        };
+        (id != SYSTEM_KEYSPACE).then_some(id)
+    }
+
     /// The keyspace's number. This node's map may be old: only the meta shard can say that there
     /// is no such keyspace.
     async fn keyspace(self: &Arc<Self>, target: &Target, deadline: Instant) -> Result<KeyspaceId, v1::Error> {
-        let find = |directory: &v1::Directory| match (target.keyspace_id, target.keyspace.as_str()) {
-            (SYSTEM_KEYSPACE, name) => directory::keyspace(directory, name),
-            (id, _) => {
-                let mut known = directory.keyspaces.iter();
-                known.any(|keyspace| keyspace.keyspace_id == id).then_some(id)
-            }
-        };
-        let nameless = target.keyspace_id == SYSTEM_KEYSPACE && target.keyspace.is_empty();
-        let mut definite = nameless;
+        let mut definite = target.keyspace_id == SYSTEM_KEYSPACE && target.keyspace.is_empty();
         loop {
-            match find(&self.directory.get()) {
-                Some(SYSTEM_KEYSPACE) => definite = true,
-                Some(id) => return Ok(id),
-                None => {}
+            if let Some(id) = self.known_keyspace(target) {
+                return Ok(id);
             }
             if definite {
                 return Err(error::unknown_keyspace(&target.keyspace, target.keyspace_id));

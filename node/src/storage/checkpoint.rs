@@ -69,6 +69,7 @@ impl TreeInner {
         while pending.len() > still_sealed {
             let seal = pending.pop_front().expect("the list is not empty");
             *self.durable.lock() = seal.position;
+            self.memtables_bytes.fetch_sub(seal.bytes, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -68,6 +68,8 @@ pub struct Storage {
     pub(super) root: PathBuf,
     engine: EngineKind,
     memtable_budget_bytes: u64,
+    /// Memory of what is not durable yet, over all trees; each keeps its share of it.
+    memtables_bytes: Arc<AtomicU64>,
     pub(super) backing: Backing,
     open: Mutex<BTreeMap<TreeId, Slot>>,
     compactions: tokio::sync::Mutex<()>,
@@ -115,6 +117,7 @@ impl Storage {
             root,
             engine,
             memtable_budget_bytes,
+            memtables_bytes: Arc::default(),
             backing,
             open: Mutex::default(),
             compactions: tokio::sync::Mutex::default(),
@@ -210,7 +213,7 @@ impl Storage {
 
     /// Memory of what is not durable yet, over all trees.
     pub fn memtable_bytes(&self) -> u64 {
-        self.open_trees().iter().map(Tree::memtable_bytes).sum()
+        self.memtables_bytes.load(Ordering::Relaxed)
     }
 
     /// The bound on it.
@@ -220,14 +223,13 @@ impl Storage {
 
     /// The tree to checkpoint next: the one with the largest memtable, while the budget is exceeded.
     pub fn over_budget(&self) -> Option<TreeId> {
-        let sizes: Vec<(u64, TreeId)> = self
-            .open_trees()
-            .iter()
-            .map(|tree| (tree.memtable_bytes(), tree.id()))
-            .collect();
-        let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
-        let (_, largest) = sizes.into_iter().max()?;
-        (total > self.memtable_budget_bytes).then_some(largest)
+        // Every replica asks twice a second: only then are there many to look at.
+        if self.memtable_bytes() <= self.memtable_budget_bytes {
+            return None;
+        }
+        let trees = self.open_trees();
+        let largest = trees.iter().map(|tree| (tree.memtable_bytes(), tree.id())).max();
+        largest.map(|(_, id)| id)
     }
 
     /// Bytes on disk, over the open trees.
@@ -256,7 +258,14 @@ impl Storage {
 
     fn register(&self, reservation: &Reservation<'_>, recovered: Recovered, position: Position) -> Tree {
         let id = reservation.id;
-        let inner = TreeInner::new(id, self.engine, recovered.engine, self.disk.clone(), position);
+        let inner = TreeInner::new(
+            id,
+            self.engine,
+            recovered.engine,
+            self.disk.clone(),
+            position,
+            self.memtables_bytes.clone(),
+        );
         inner.engine.begin_entry(position.last_version);
         let inner = Arc::new(inner);
         self.open.lock().insert(id, Slot::Open(Arc::downgrade(&inner)));

@@ -41,6 +41,8 @@ pub(crate) struct TreeInner {
     disk: SharedDisk,
     pub(super) begun: AtomicU64,
     pub(super) active_bytes: AtomicU64,
+    /// Memory of what is not durable yet, over all trees of the node.
+    pub(super) memtables_bytes: Arc<AtomicU64>,
     pub(super) pending: Mutex<VecDeque<PendingSeal>>,
     pub(super) durable: Mutex<Position>,
     /// Once set, every call returns it.
@@ -58,6 +60,7 @@ impl TreeInner {
         engine: Box<dyn Engine>,
         disk: SharedDisk,
         durable: Position,
+        memtables_bytes: Arc<AtomicU64>,
     ) -> Self {
         Self {
             id,
@@ -67,6 +70,7 @@ impl TreeInner {
             disk,
             begun: AtomicU64::new(durable.last_version),
             active_bytes: AtomicU64::new(0),
+            memtables_bytes,
             pending: Mutex::default(),
             durable: Mutex::new(durable),
             broken: OnceLock::new(),
@@ -101,6 +105,14 @@ impl TreeInner {
     ) -> Result<T, TreeError> {
         let done = offload(&*self.disk, job).await;
         done.map_err(|error| TreeError::io(doing, &error))?
+    }
+}
+
+impl Drop for TreeInner {
+    fn drop(&mut self) {
+        // What was not flushed is gone, and takes no memory any more.
+        let left = self.memtable_bytes();
+        self.memtables_bytes.fetch_sub(left, Ordering::Relaxed);
     }
 }
 
@@ -152,6 +164,7 @@ impl Tree {
             inner.engine.insert(&record.key, record.version, row)
         })?;
         inner.active_bytes.fetch_add(bytes, Ordering::Relaxed);
+        inner.memtables_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 

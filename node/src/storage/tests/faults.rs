@@ -111,6 +111,7 @@ fn tree(bad: Bad) -> Tree {
         Box::new(bad),
         Arc::new(RealDisk),
         Position::default(),
+        Arc::default(),
     );
     let tree = Tree::from_inner(Arc::new(inner));
     tree.begin_entry(5);
