@@ -72,8 +72,8 @@ pub struct Options {
     /// Workloads of YCSB to run as well
     #[arg(long, value_enum, value_delimiter = ',')]
     workloads: Vec<Workload>,
-    /// Shards of ReelKV's keyspace
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    /// Shards of ReelKV's keyspace; each node leads one of three
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     shards: u32,
     /// Only see that everything runs: no waiting for checkpoints, no judgement of bars
     #[arg(long)]
