@@ -42,6 +42,9 @@ async fn fill(cluster: &Cluster) -> Keyspace {
     for put in futures::future::join_all(puts).await {
         put.expect("a write");
     }
+    // A majority has each of them. Whoever is left alone must have them too, or nobody could bring them back.
+    let verified = tokio::task::block_in_place(|| cluster.run(&["shard", "verify"]));
+    assert!(verified.status.success(), "{}", told(&verified));
     keyspace
 }
 
