@@ -78,7 +78,7 @@ pub struct Options {
     /// Only see that everything runs: no waiting for checkpoints, no judgement of bars
     #[arg(long)]
     quick: bool,
-    /// Write results into this directory; without a name benches/runs/<date>-<machine>
+    /// Write results into this directory; without a name `benches/runs/DATE-MACHINE`
     #[arg(long, value_name = "DIR")]
     out: Option<Option<PathBuf>>,
     /// Print the results as JSON
