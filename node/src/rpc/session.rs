@@ -1,8 +1,7 @@
 //! One session: many requests per message, answered in any order.
 //!
 //! ```text
-//!  messages ──> one task each: its requests side by side ──> answers, those ready
-//!                together ──> gathered into messages
+//!  messages ──> one task each: its requests side by side ──> answers ──> gathered into messages
 //! ```
 //!
 //! Both directions are bounded in bytes. When the node stops, or the caller closes its side, the
@@ -28,13 +27,11 @@ const OVERHEAD_BYTES: usize = 256;
 /// A message is closed once it holds this many bytes of answers.
 const MESSAGE_BYTES_TARGET: usize = 1 << 20;
 const MESSAGE_ANSWERS_TARGET: usize = 512;
-/// Answers of one message that are queued together: a few, as the largest one is a page of 8 MiB.
-const READY_ANSWERS_MAX: usize = 64;
-/// Pieces of the queue; their bytes are bounded on their own.
+/// Answers in the queue; their bytes are bounded on their own.
 const ANSWERS_MAX: usize = 4_096;
 
-/// Answers that were ready together, their bytes, and the room they take up until they are sent.
-type Queued = (Vec<v1::Response>, usize, OwnedSemaphorePermit);
+/// An answer and the room it takes up until it is sent.
+type Queued = (v1::Response, usize, OwnedSemaphorePermit);
 
 /// Runs a session; the stream of its answers.
 pub(super) fn run(
@@ -92,18 +89,17 @@ async fn work(
     answer_room: Arc<Semaphore>,
     _request_room: OwnedSemaphorePermit,
 ) {
-    let requests = message.requests.into_iter();
-    let working: FuturesUnordered<_> = requests.map(|request| handler.request(request)).collect();
-    let mut ready = working.ready_chunks(READY_ANSWERS_MAX);
-    while let Some(together) = ready.next().await {
-        let bytes = together
-            .iter()
-            .map(|answer| answer.encoded_len() + OVERHEAD_BYTES);
-        let bytes = bytes.sum();
-        let Some(room) = room_for(&answer_room, bytes, ANSWER_BYTES_MAX).await else {
+    let mut working: FuturesUnordered<_> = message
+        .requests
+        .into_iter()
+        .map(|request| handler.request(request))
+        .collect();
+    while let Some(answer) = working.next().await {
+        let answer_bytes = answer.encoded_len() + OVERHEAD_BYTES;
+        let Some(room) = room_for(&answer_room, answer_bytes, ANSWER_BYTES_MAX).await else {
             return;
         };
-        if answers.send((together, bytes, room)).await.is_err() {
+        if answers.send((answer, answer_bytes, room)).await.is_err() {
             return; // The caller is gone; what was asked is done all the same.
         }
     }
@@ -124,9 +120,9 @@ fn gathered(
         tokio::task::yield_now().await;
         let mut responses = Vec::new();
         let mut message_bytes = 0;
-        while let Some((answers, bytes, _room)) = next {
-            responses.extend(answers);
-            message_bytes += bytes;
+        while let Some((answer, answer_bytes, _room)) = next {
+            responses.push(answer);
+            message_bytes += answer_bytes;
             if message_bytes >= MESSAGE_BYTES_TARGET || responses.len() >= MESSAGE_ANSWERS_TARGET {
                 break;
             }
