@@ -114,8 +114,15 @@ impl Record {
 }
 
 fn footprint(kind: Kind, payload_len: usize) -> u64 {
-    let copies = if kind.is_control() { 2 } else { 1 };
-    (2 * HEADER_LEN + copies * align8(payload_len)) as u64
+    let (data, identity) = share(kind, payload_len);
+    (data + identity) as u64
+}
+
+/// Bytes a record takes in the data frame and in the identity frame.
+fn share(kind: Kind, payload_len: usize) -> (usize, usize) {
+    let payload = align8(payload_len);
+    let copy = if kind.is_control() { payload } else { 0 };
+    (HEADER_LEN + payload, HEADER_LEN + copy)
 }
 
 /// A record's identity.
@@ -278,9 +285,9 @@ impl Batch {
 fn frame_lens(records: &[Record]) -> (usize, usize) {
     let (mut data, mut identity) = (HEADER_LEN, HEADER_LEN);
     for record in records {
-        let payload = align8(record.payload.len());
-        data += HEADER_LEN + payload;
-        identity += HEADER_LEN + if record.kind.is_control() { payload } else { 0 };
+        let (in_data, in_identity) = share(record.kind, record.payload.len());
+        data += in_data;
+        identity += in_identity;
     }
     let block = BLOCK as usize;
     (data.next_multiple_of(block), identity.next_multiple_of(block))
