@@ -111,11 +111,6 @@ impl Cluster {
         self.nodes.iter().map(|node| node.addr.clone()).collect()
     }
 
-    /// Where `/metrics`, `/healthz` and `/readyz` are, by node.
-    pub fn http_addrs(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.http.clone()).collect()
-    }
-
     /// Of the nodes that run.
     pub fn pids(&self) -> Vec<u32> {
         let running = self.nodes.iter().filter_map(|node| node.server.as_ref());
@@ -179,18 +174,6 @@ impl Cluster {
     pub fn check(&mut self) -> anyhow::Result<()> {
         let mut running = self.nodes.iter_mut().filter_map(|node| node.server.as_mut());
         running.try_for_each(Server::check)
-    }
-
-    /// Stops a node cleanly (SIGTERM); it can be restarted.
-    pub async fn stop_node(&mut self, n: usize) -> anyhow::Result<()> {
-        if let Some(server) = self.nodes[n].server.take() {
-            let status = server.stop().await?;
-            anyhow::ensure!(
-                status.success(),
-                "node {n} ended with {status} when it was stopped"
-            );
-        }
-        Ok(())
     }
 
     /// Stops all nodes cleanly, all at once.

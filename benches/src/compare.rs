@@ -36,8 +36,6 @@ mod run;
 #[cfg(feature = "peers")]
 mod system;
 #[cfg(feature = "peers")]
-mod table;
-#[cfg(feature = "peers")]
 mod upkeep;
 #[cfg(feature = "peers")]
 mod ycsb;

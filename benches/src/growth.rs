@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::CannotRun;
 use crate::cluster::find_binary;
+use crate::room;
 
 mod fit;
 mod measure;
@@ -149,30 +150,17 @@ async fn take(
 
 /// There must be room for the largest cluster where temporary directories are.
 fn check_disk(steps: &[Step]) -> Result<(), CannotRun> {
-    let directory = std::env::temp_dir();
-    let free_bytes = free_bytes(&directory)?;
     let Some(largest) = steps.iter().max_by_key(|step| step.disk_bytes()) else {
         return Ok(());
     };
-    if largest.disk_bytes() <= free_bytes {
-        return Ok(());
-    }
-    let gib = |bytes: u64| bytes as f64 / (1 << 30) as f64;
-    Err(CannotRun(format!(
-        "{} {} needs {:.1} GiB of disk, {} has {:.1} GiB free: name another directory by TMPDIR, or leave it out by --factors",
-        largest.factor.name(),
-        largest.value,
-        gib(largest.disk_bytes()),
-        directory.display(),
-        gib(free_bytes),
-    )))
-}
-
-fn free_bytes(directory: &Path) -> Result<u64, CannotRun> {
-    match rustix::fs::statvfs(directory) {
-        Ok(disk) => Ok(disk.f_bavail.saturating_mul(disk.f_frsize)),
-        Err(error) => Err(CannotRun(format!("{}: {error}", directory.display()))),
-    }
+    let what = format!("{} {}", largest.factor.name(), largest.value);
+    let directory = std::env::temp_dir();
+    room::check(
+        &what,
+        largest.disk_bytes(),
+        &directory,
+        "--factors can leave it out",
+    )
 }
 
 /// Said before anything is measured, not after.

@@ -11,17 +11,19 @@ use tokio::signal::unix::{SignalKind, signal};
 mod chart;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod choice;
-#[allow(dead_code)] // what a command that measures a cluster may need
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod cluster;
 mod compare;
 mod drive;
 mod growth;
 mod load;
-#[allow(dead_code)] // what a command that measures a cluster may need
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod processes;
+mod room;
 mod schedule;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod summary;
+mod table;
 mod target;
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod usage;

@@ -12,10 +12,6 @@ pub struct Usage {
     pub cpu: Duration,
     /// Memory it holds now. Pages that processes share count once for each.
     pub rss_bytes: u64,
-    /// Bytes of the page cache it has made dirty since the start, with those of its ended children. Kernels that
-    /// cache files in large pieces count a whole piece for each small write: a bound, not what the disk saw
-    /// ([`disk_written_bytes`]).
-    pub write_bytes: u64,
 }
 
 impl Usage {
@@ -24,12 +20,10 @@ impl Usage {
         let read = |name: &str| read(&Path::new("/proc").join(pid.to_string()).join(name));
         let (cpu_ticks, rss_pages) =
             parse_stat(&read("stat")?).context("/proc/<pid>/stat is not as expected")?;
-        let write_bytes = field(&read("io")?, "write_bytes:").context("/proc/<pid>/io has no write_bytes")?;
         let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
         Ok(Self {
             cpu: Duration::from_secs_f64(cpu_ticks as f64 / ticks_per_second as f64),
             rss_bytes: rss_pages * rustix::param::page_size() as u64,
-            write_bytes,
         })
     }
 
@@ -61,7 +55,6 @@ impl Usage {
         Self {
             cpu: self.cpu + other.cpu,
             rss_bytes: self.rss_bytes + other.rss_bytes,
-            write_bytes: self.write_bytes + other.write_bytes,
         }
     }
 
@@ -70,7 +63,6 @@ impl Usage {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
             rss_bytes: self.rss_bytes,
-            write_bytes: self.write_bytes.saturating_sub(earlier.write_bytes),
         }
     }
 }
@@ -107,7 +99,8 @@ pub fn with_descendants(roots: &[u32]) -> anyhow::Result<Vec<u32>> {
 }
 
 /// Bytes that were ever written to the block device under a path, by anybody; `None` if it is on none, such as
-/// an overlay or a memory file system.
+/// an overlay or a memory file system. (What /proc/<pid>/io counts is no such figure: kernels that cache files in
+/// large pieces count a whole piece for each small write.)
 pub fn disk_written_bytes(path: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
 

@@ -1,17 +1,14 @@
 //! Tuple keys: packing, taking apart, and both ways as text. Throughput: keys.
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use reelkv_client::key;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1_200))
-        .sample_size(20)
-        .configure_from_args();
+    let mut criterion = common::criterion();
     tuples(&mut criterion);
     criterion.final_summary();
 }

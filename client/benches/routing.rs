@@ -1,8 +1,9 @@
 //! Routing: finding the shard and leader of a key, and taking over a directory. Throughput: keys looked
 //! up, and shards learned.
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
@@ -20,11 +21,7 @@ const KEYSPACE: u32 = 1;
 const KEYS: u64 = 4_096;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1_200))
-        .sample_size(20)
-        .configure_from_args();
+    let mut criterion = common::criterion();
     lookup(&mut criterion);
     learn(&mut criterion);
     criterion.final_summary();

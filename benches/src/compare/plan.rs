@@ -8,6 +8,7 @@ use super::{Options, Peer, etcd, postgres, redis};
 use crate::CannotRun;
 use crate::cluster::find_binary;
 use crate::processes::{free_ports, is_free};
+use crate::room;
 
 /// Of one copy, whatever is stored: logs that are kept, files written again.
 const COPY_BYTES: u64 = 512 << 20;
@@ -56,7 +57,9 @@ impl Plan {
             true => postgres_owner()?,
             false => None,
         };
-        check_disk(disk_bytes(options, &systems), directory)?;
+        let needed_bytes = disk_bytes(options, &systems);
+        let advice = "fewer --keys, --rounds or --peers need less";
+        room::check("this run", needed_bytes, directory, advice)?;
         let ports = ports(options.first_port, &systems)?;
         Ok(Self {
             systems,
@@ -147,23 +150,6 @@ fn disk_bytes(options: &Options, systems: &[Kind]) -> u64 {
     systems.iter().map(|kind| kind.copies() * of_copy(kind)).sum()
 }
 
-fn check_disk(needed: u64, directory: &Path) -> Result<(), CannotRun> {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let stat = rustix::fs::statvfs(directory)
-        .map_err(|error| CannotRun(format!("{}: {error}", directory.display())))?;
-    let free = stat.f_bavail * stat.f_frsize;
-    if free >= needed {
-        return Ok(());
-    }
-    Err(CannotRun(format!(
-        "too little disk: this run may need {:.1} GiB and {} has {:.1} GiB free (TMPDIR chooses the directory; \
-         fewer --keys, --rounds or --peers need less)",
-        gib(needed),
-        directory.display(),
-        gib(free)
-    )))
-}
-
 /// Ports by system.
 fn ports(first: Option<u16>, systems: &[Kind]) -> Result<Vec<Vec<u16>>, CannotRun> {
     let count: usize = systems.iter().map(|kind| kind.ports()).sum();
@@ -197,17 +183,6 @@ mod tests {
         let passwd = "root:x:0:0:root:/root:/bin/sh\npostgres:x:104:112:x:/var:/bin/sh\n";
         assert_eq!(user_ids(passwd, "postgres"), Some((104, 112)));
         assert_eq!(user_ids(passwd, "post"), None);
-    }
-
-    #[test]
-    fn too_little_disk_is_said_with_what_is_needed() {
-        let directory = std::env::temp_dir();
-        assert!(check_disk(1, &directory).is_ok());
-        let refused = check_disk(u64::MAX / 2, &directory).unwrap_err().to_string();
-        assert!(
-            refused.contains("too little disk") && refused.contains("TMPDIR"),
-            "{refused}"
-        );
     }
 
     #[test]

@@ -79,13 +79,13 @@ impl Maker<'_> {
         self.run("initdb", &arguments).await?;
         let mut server = self.serve("primary", self.place.ports[0], &[])?;
         let port = self.place.ports[0];
-        let answers = async || {
-            connect(port)
-                .await
-                .map(drop)
-                .map_err(|error| format!("{error:#}"))
-        };
-        until("start of the PostgreSQL primary", READY_MAX, &mut server, answers).await?;
+        until(
+            "start of the PostgreSQL primary",
+            READY_MAX,
+            &mut server,
+            async || answers(port).await,
+        )
+        .await?;
         Ok(server)
     }
 
@@ -101,13 +101,13 @@ impl Maker<'_> {
         let conninfo = format!("primary_conninfo={source}");
         let port = self.place.ports[n + 1];
         let mut server = self.serve(name, port, &[&conninfo])?;
-        let answers = async || {
-            connect(port)
-                .await
-                .map(drop)
-                .map_err(|error| format!("{error:#}"))
-        };
-        until("start of a PostgreSQL standby", READY_MAX, &mut server, answers).await?;
+        until(
+            "start of a PostgreSQL standby",
+            READY_MAX,
+            &mut server,
+            async || answers(port).await,
+        )
+        .await?;
         Ok(server)
     }
 
@@ -187,6 +187,12 @@ async fn make_synchronous(admin: &tokio_postgres::Client, primary: &mut Server) 
             .ok_or_else(|| format!("{following} of {wanted} standbys follow synchronously"))
     };
     until("replication of PostgreSQL", READY_MAX, primary, both_follow).await
+}
+
+/// Whether a server takes connections, or what it says instead.
+async fn answers(port: u16) -> Result<(), String> {
+    let connected = connect(port).await;
+    connected.map(drop).map_err(|error| format!("{error:#}"))
 }
 
 async fn connect(port: u16) -> anyhow::Result<tokio_postgres::Client> {

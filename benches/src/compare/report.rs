@@ -10,7 +10,7 @@ use super::device::Device;
 use super::failover::{Failover, Startup};
 use super::machine::Machine;
 use super::system::Kind;
-use super::table::{aligned, thousands};
+use crate::table::{aligned, thousands};
 
 /// Everything; what is written to `compare.json`.
 #[derive(Debug, Serialize)]

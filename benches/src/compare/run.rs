@@ -16,11 +16,11 @@ use super::plan::{Plan, fill_max};
 use super::progress::Progress;
 use super::report::Results;
 use super::system::{Kind, Place, System};
-use super::table::thousands;
 use super::ycsb::Ycsb;
 use super::{Options, device, etcd, failover, files, machine, postgres, redis, reelkv};
 use crate::choice::Uniform;
 use crate::load::write_keys;
+use crate::table::thousands;
 
 /// How long a system may take to start.
 const START_MAX: Duration = Duration::from_secs(300);

@@ -21,7 +21,7 @@ use crate::choice::Uniform;
 use crate::cluster::{Cluster, Plan, READY_MAX};
 use crate::drive::{Load, drive, value};
 use crate::target::{Target, key};
-use crate::usage::Usage;
+use crate::usage::{Usage, disk_written_bytes};
 
 /// Records of one atomic batch while loading; all lie in one shard.
 const BATCH_RECORDS: u64 = 256;
@@ -63,8 +63,8 @@ pub struct IdlePoint {
     pub cpu_percent_mean: f64,
     /// Memory of the node that holds most.
     pub rss_bytes_max: u64,
-    /// Bytes written in a second, by all nodes together.
-    pub written_bytes_per_second: f64,
+    /// Bytes written in a second to the disk that all nodes are on, by anybody; `None` if it counts none.
+    pub written_bytes_per_second: Option<f64>,
     /// From the start of the processes to a healthy cluster.
     pub start_s: f64,
 }
@@ -77,7 +77,7 @@ pub struct Running {
     setup: Setup,
     start_s: f64,
     // Dropped last: the nodes have ended then.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Running {
@@ -116,7 +116,7 @@ impl Running {
                 ..step.setup
             },
             start_s: begun.elapsed().as_secs_f64(),
-            _directory: directory,
+            directory,
         })
     }
 
@@ -176,9 +176,11 @@ impl Running {
     /// Watches nodes that are asked for nothing.
     pub async fn idle(&self, step: &Step, times: Times) -> anyhow::Result<IdlePoint> {
         tokio::time::sleep(Duration::from_secs(times.settle_s)).await;
-        let (before, begun) = (self.each_node()?, Instant::now());
+        let written = || disk_written_bytes(self.directory.path());
+        let (before, written_before, begun) = (self.each_node()?, written(), Instant::now());
         tokio::time::sleep(Duration::from_secs(times.idle_s)).await;
-        let (after, watched_s) = (self.each_node()?, begun.elapsed().as_secs_f64());
+        let (after, written_after) = (self.each_node()?, written());
+        let watched_s = begun.elapsed().as_secs_f64();
         // A machine that was paused for a while would make nodes look as if they did nothing.
         ensure!(
             watched_s < times.idle_s as f64 * PAUSED,
@@ -191,13 +193,14 @@ impl Running {
             .map(|(after, before)| after.since(*before))
             .collect();
         let cpu_percent = |node: &Usage| node.cpu.as_secs_f64() * 100.0 / watched_s;
-        let written: u64 = used.iter().map(|node| node.write_bytes).sum();
+        let written = written_after.zip(written_before);
         Ok(IdlePoint {
             replicas_per_node: step.value,
             cpu_percent_max: used.iter().map(cpu_percent).fold(0.0, f64::max),
             cpu_percent_mean: used.iter().map(cpu_percent).sum::<f64>() / used.len() as f64,
             rss_bytes_max: used.iter().map(|node| node.rss_bytes).max().unwrap_or(0),
-            written_bytes_per_second: written as f64 / watched_s,
+            written_bytes_per_second: written
+                .map(|(after, before)| after.saturating_sub(before) as f64 / watched_s),
             start_s: self.start_s,
         })
     }

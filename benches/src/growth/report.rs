@@ -9,6 +9,7 @@ use super::fit;
 use super::measure::{IdlePoint, Point};
 use super::plan::{BASE, Factor, REPLICAS, Setup, Times, VALUE_BYTES};
 use crate::chart::{Axis, Chart, Scale, Series};
+use crate::table::{aligned, thousands};
 
 /// Replicas per node at which the bars hold.
 const BAR_REPLICAS: u64 = 1_000;
@@ -150,11 +151,7 @@ impl Report {
                 "node MiB",
                 "errors",
             ];
-            let _ = write!(
-                text,
-                "\n{}",
-                table(&header, &points.iter().map(row).collect::<Vec<_>>())
-            );
+            let _ = write!(text, "\n{}", table(&header, points.iter().map(row)));
         }
         if !self.idle.is_empty() {
             let header = [
@@ -165,11 +162,7 @@ impl Report {
                 "KiB/s written",
                 "start s",
             ];
-            let _ = write!(
-                text,
-                "\n{}",
-                table(&header, &self.idle.iter().map(idle_row).collect::<Vec<_>>())
-            );
+            let _ = write!(text, "\n{}", table(&header, self.idle.iter().map(idle_row)));
         }
         text.push('\n');
         for slope in self.slopes() {
@@ -273,60 +266,32 @@ fn mib(bytes: u64) -> f64 {
 
 fn row(point: &Point) -> Vec<String> {
     vec![
-        grouped(point.value),
+        thousands(point.value as f64),
         point.operation.to_owned(),
-        grouped(point.per_second.round() as u64),
+        thousands(point.per_second),
         format!("{:.2}", point.p50_ms),
         format!("{:.2}", point.p99_ms),
         format!("{:.1}", point.node_cpu_us_per_op),
         format!("{:.0}", mib(point.rss_bytes_max)),
-        grouped(point.errors),
+        thousands(point.errors as f64),
     ]
 }
 
 fn idle_row(idle: &IdlePoint) -> Vec<String> {
     vec![
-        grouped(idle.replicas_per_node),
+        thousands(idle.replicas_per_node as f64),
         format!("{:.2}", idle.cpu_percent_max),
         format!("{:.2}", idle.cpu_percent_mean),
         format!("{:.0}", mib(idle.rss_bytes_max)),
-        format!("{:.0}", idle.written_bytes_per_second / 1024.0),
+        idle.written_bytes_per_second
+            .map_or("-".to_owned(), |bytes| format!("{:.0}", bytes / 1024.0)),
         format!("{:.1}", idle.start_s),
     ]
 }
 
-/// `10,000,000`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Columns as wide as their widest cell, numbers at the right.
-fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..header.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<_> = cells
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:>width$}"))
-            .collect();
-        padded.join("  ") + "\n"
-    };
-    let mut text = line(&mut header.iter().copied());
-    for row in rows {
-        text += &line(&mut row.iter().map(String::as_str));
-    }
-    text
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(|name| (*name).to_owned()).collect();
+    aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>(), 0)
 }
 
 #[cfg(test)]
@@ -339,7 +304,7 @@ mod tests {
             cpu_percent_max,
             cpu_percent_mean: cpu_percent_max,
             rss_bytes_max: rss_mib << 20,
-            written_bytes_per_second: 4_096.0,
+            written_bytes_per_second: Some(4_096.0),
             start_s: 3.0,
         }
     }
