@@ -99,7 +99,7 @@ pub fn with_descendants(roots: &[u32]) -> anyhow::Result<Vec<u32>> {
 }
 
 /// Bytes that were ever written to the block device under a path, by anybody; `None` if it is on none, such as
-/// an overlay or a memory file system. (What /proc/<pid>/io counts is no such figure: kernels that cache files in
+/// an overlay or a memory file system. (What a process's `io` in /proc counts is no such figure: kernels that cache files in
 /// large pieces count a whole piece for each small write.)
 pub fn disk_written_bytes(path: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
